@@ -1,0 +1,51 @@
+PYTHON ?= python3
+SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd')
+
+.PHONY: demo test lint bench fuzz sanitize coverage clean
+
+demo: .venv/built
+	.venv/bin/python benchmarks/demo.py
+
+test: .venv/with-test
+	.venv/bin/python -X dev -m pytest -q
+
+lint: .venv/with-lint
+	.venv/bin/ruff check && .venv/bin/ruff format --check
+	.venv/bin/mypy && .venv/bin/cython-lint src
+
+bench: .venv/with-test
+	.venv/bin/python -m pytest -q benchmarks
+
+fuzz: .venv/with-test
+	FASTLOAD_FUZZ_ROUNDS=$${FASTLOAD_FUZZ_ROUNDS:-100000} .venv/bin/python -X dev -m pytest -q tests/hostile
+
+# The sanitizers' runtimes have to be first in the process, and Python's own allocator would hide overruns from them.
+sanitize: build/sanitize/built
+	cd build/sanitize && PYTHONPATH=src PYTHONMALLOC=malloc \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native tests/formats
+
+coverage: build/coverage/built
+	cd build/coverage && PYTHONPATH=src ../../.venv/bin/python -m coverage run -m pytest -q -m 'not slow'
+	cd build/coverage && ../../.venv/bin/python -m coverage report
+
+clean:
+	rm -rf .venv build dist demo src/*.egg-info .benchmarks .hypothesis .*_cache .coverage
+	find src \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
+
+.venv/built: $(SOURCES)
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable .
+	touch $@
+
+.venv/with-%: .venv/built
+	.venv/bin/pip install --quiet 'fastload-ckpt[$*]'
+	touch $@
+
+# The core with other flags is built in a copy of the sources, so that it never mixes with the everyday build.
+build/sanitize/built build/coverage/built: build/%/built: .venv/with-test .venv/with-native $(shell find src -name '*.py')
+	rm -rf build/$* && mkdir -p build/$* && ln -s ../../tests ../../benchmarks build/$*
+	cp -R src setup.py pyproject.toml README.md LICENSE-* build/$* && find build/$* -name '*.so' -delete
+	cd build/$* && FASTLOAD_$(shell echo $* | tr a-z A-Z)=1 ../../.venv/bin/python setup.py --quiet build_ext --inplace
+	touch $@

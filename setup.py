@@ -1,0 +1,49 @@
+"""Builds fastload._native. Everything else is declared in pyproject.toml."""
+
+import os
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+SANITIZE = bool(os.environ.get("FASTLOAD_SANITIZE"))  # address and undefined-behaviour checks
+COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx files; not on CPython 3.12
+
+MODULES = [
+    "cursor", "filesystem", "graph", "harvest", "index", "keys", "machine", "names", "objects", "pickle", "recipe", "safetensors",
+    "textargs", "utf8", "vector", "view", "zip",
+]
+
+flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
+macros = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
+if COVERAGE:
+    macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"fastload._native.{module}",
+                [f"src/fastload/_native/{module}.pyx"],
+                define_macros=macros,
+                include_dirs=[numpy.get_include()],
+                extra_compile_args=flags,
+                extra_link_args=flags,
+            )
+            for module in MODULES
+        ],
+        compiler_directives={
+            "language_level": 3,
+            "freethreading_compatible": True,
+            "embedsignature": True,
+            "embedsignature.format": "python",
+            "boundscheck": True,
+            "wraparound": False,
+            "initializedcheck": True,
+            "cdivision": False,
+            "binding": True,
+            "linetrace": COVERAGE,
+        },
+        build_dir="build/cython" if not COVERAGE else None,
+    )
+)

@@ -1,0 +1,89 @@
+"""The graph of a pickle: nodes, the children they name, and what was added to them later."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum Kind:
+    #                  x, y                           tail, high
+    NONE, FALSE, TRUE  # -
+    INT                # a signed 64-bit number       -
+    LONG               # place of its bytes           length: two's complement, little-endian
+    FLOAT              # a double                     -
+    TEXT               # place of its UTF-8           length: lone surrogates may stand in it
+    STR8               # place of its bytes           length: a str of Python 2, text or bytes
+    BYTES, BYTEARRAY   # place                        length
+    GLOBAL             # module, name: TEXT nodes     tail: what the walker takes it for
+    TUPLE, FROZENSET   # first child, -               count
+    LIST, DICT, SET    # -                            updates
+    REDUCE             # callable, arguments: TUPLE   updates
+    NEWOBJ             # class, arguments: TUPLE      updates
+    PERSID             # the id, for the walker       updates
+
+cdef enum NodeFlag:
+    OWN_BYTES = 1      # the place is in the graph's own arena, not in the stream
+    UNHASHABLE = 2     # cannot be the key of a dict or an item of a set
+    ON_PATH = 4        # the walker's marks: being visited,
+    BARREN = 8         # visited, and no tensor can be reached from it
+
+# 16 bytes, since opening touches all of them: 20,000 tensors make 180,000 nodes.
+cdef struct Node:
+    uint32_t x
+    uint32_t y
+    uint32_t tail
+    uint16_t high
+    uint8_t kind
+    uint8_t flags
+
+cdef enum UpdateKind:
+    ITEMS              # APPEND, APPENDS, ADDITEMS: values
+    PAIRS              # SETITEM, SETITEMS: key, value, key, value, …
+    STATE              # BUILD: one value
+    KEYWORDS           # NEWOBJ_EX: one dict
+
+cdef struct Update:    # of a list, dict, set or object, in a ring: a node's `tail` is its last one, whose next is its first
+    uint32_t first     # in `children`
+    uint32_t count
+    uint32_t next
+    uint32_t kind
+
+cdef struct Slice:
+    const char *start
+    size_t length
+
+
+cdef class Graph:
+    cdef Node *nodes
+    cdef size_t nodes_count, nodes_capacity
+    cdef uint32_t *children
+    cdef size_t children_count, children_capacity
+    cdef Update *updates
+    cdef size_t updates_count, updates_capacity
+    cdef uint32_t *globals
+    cdef size_t globals_count, globals_capacity
+    cdef char *arena
+    cdef size_t arena_size, arena_capacity
+    cdef Py_buffer held
+    cdef bint is_held
+    cdef uint32_t root
+    cdef readonly uint64_t end   # bytes of the stream, its STOP included
+
+
+cdef inline uint64_t wide(const Node *node) noexcept nogil:
+    """The place of a node's bytes."""
+    return node.x | (<uint64_t>node.y << 32)
+
+
+cdef inline int64_t int_of(const Node *node) noexcept nogil:
+    return <int64_t>wide(node)
+
+
+cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
+    """The bytes of a LONG, TEXT, STR8, BYTES or BYTEARRAY."""
+    cdef Slice found
+    found.start = (graph.arena if node.flags & OWN_BYTES else <const char *>graph.held.buf) + wide(node)
+    found.length = node.tail | (<size_t>node.high << 32)
+    return found
+
+
+cdef inline bint is_object(const Node *node) noexcept nogil:
+    """Whether it is an instance of something that only its program knows."""
+    return node.kind == REDUCE or node.kind == NEWOBJ or node.kind == PERSID

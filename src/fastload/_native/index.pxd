@@ -1,0 +1,137 @@
+"""The Index as the other parts of the core see it: its structs, and the checked arithmetic of filling them."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastload._native.names cimport Names
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define fastload_multiply_overflows(a, b, product) __builtin_mul_overflow(a, b, product)
+    #define fastload_add_overflows(a, b, sum) __builtin_add_overflow(a, b, sum)
+    #else
+    static int fastload_multiply_overflows(uint64_t a, uint64_t b, uint64_t *product) {
+        *product = a * b;
+        return a && *product / a != b;
+    }
+    static int fastload_add_overflows(uint64_t a, uint64_t b, uint64_t *sum) {
+        *sum = a + b;
+        return *sum < a;
+    }
+    #endif
+    """
+    bint multiply_overflows "fastload_multiply_overflows"(uint64_t, uint64_t, uint64_t *) noexcept nogil
+    bint add_overflows "fastload_add_overflows"(uint64_t, uint64_t, uint64_t *) noexcept nogil
+
+cdef enum Flag:
+    STRIDED = 1              # byte strides follow the shape; without it the tensor is C-contiguous
+    CONJUGATED = 2           # the values are the complex conjugates of the stored ones
+    NEGATED = 4              # the values are the negatives of the stored ones
+
+cdef enum:
+    NO_STORAGE = 0xFFFFFFFF  # of a meta tensor: described, not stored
+    MAX_DIMENSIONS = 0xFFFF  # they are counted in 16 bits; of numpy's 64, view.pyx knows
+
+cdef struct Row:             # one tensor
+    uint64_t offset          # of its first element, in bytes from the start of its storage
+    uint32_t dims            # where its shape begins in `dims`; as many strides follow where STRIDED
+    uint32_t storage
+    uint16_t ndim
+    uint8_t dtype            # row of the dtype table
+    uint8_t kind             # row of KINDS
+    uint8_t flags
+
+cdef struct Extent:          # one storage, or one record of an archive
+    uint64_t position        # of its bytes, or of its local header; from the start of the source
+    uint64_t size            # in bytes, once inflated
+
+cdef struct Member:          # what a zip directory says of a record beside its extent
+    uint64_t stored          # bytes in the archive
+    uint32_t crc
+    uint16_t flags
+    uint16_t method
+
+cdef enum KeyKind:
+    TEXT_KEY, INT_KEY, BOOL_KEY  # a key that is none of these is named, and given, by its text
+
+cdef struct Segment:         # one key on the way to a tensor
+    uint32_t length          # of its text within the tensor's name
+    uint8_t kind
+
+cdef struct Path:            # the keys of one tensor; none where its whole name is its only key
+    uint32_t first           # in `segments`
+    uint32_t count
+    bint whole               # the name is the one key, a text
+
+
+cdef class DtypeTable:
+    cdef readonly tuple names
+    cdef uint16_t bits[256]  # of an element
+    cdef uint8_t swap[256]   # bytes whose order is reversed in big-endian data
+
+
+cdef struct Spelling:
+    char text[16]
+    uint8_t length
+    uint8_t code
+
+
+cdef class Spellings:
+    cdef Spelling rows[64]
+    cdef size_t count
+
+
+cdef inline int code_of(const Spelling *rows, size_t count, const char *text, size_t length) noexcept nogil:
+    """The dtype code of the spelling *text*, or -1."""
+    cdef size_t i, k
+    for i in range(count):
+        if rows[i].length == length:
+            k = 0
+            while k < length and rows[i].text[k] == text[k]:
+                k += 1
+            if k == length:
+                return rows[i].code
+    return -1
+
+
+cdef class Records:
+    cdef Names names
+    cdef Extent *extents     # by number of the name
+    cdef size_t extents_capacity
+    cdef Member *members     # NULL where the runs are bare bytes without a local header
+    cdef size_t members_capacity
+    cdef uint64_t limit      # where the directory of an archive begins; no record reaches past it
+
+    cdef bint is_stored(self, uint32_t number) noexcept nogil
+
+
+cdef class Index:
+    cdef Names names         # numbered as the rows are
+    cdef Row *rows
+    cdef size_t rows_capacity
+    cdef uint64_t *dims
+    cdef size_t dims_count, dims_capacity
+    cdef Extent *extents     # of the storages, where no Records hold them
+    cdef size_t extents_capacity
+    cdef Path *paths         # parallel to rows; NULL where every name is a single key of text
+    cdef size_t paths_capacity
+    cdef Segment *segments
+    cdef size_t segments_count, segments_capacity
+    cdef dict _metadata
+    cdef readonly DtypeTable dtypes
+    cdef readonly Records records
+    cdef readonly object source
+    cdef readonly bint swapped
+
+    cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil
+    cdef int add_row(self, const Row *row) except -1 nogil
+    cdef int add_path(self, const Segment *segments, size_t count, bint renamed) except -1 nogil
+    cdef const Extent *extent(self, uint32_t storage) noexcept nogil
+
+
+cdef class TensorEntry:
+    cdef Index index
+    cdef uint32_t row
+
+
+cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil

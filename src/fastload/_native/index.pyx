@@ -1,0 +1,399 @@
+"""The Index: one native row a tensor, and the objects that describe it made when asked for.
+
+A checkpoint may hold 200,000 tensors, so opening makes no Python object for each. The parsers fill the table, check
+every number as they do, and hand it over; it never changes afterwards.
+"""
+
+cimport cython
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from fastload._native.names cimport Span, find_name, free_names
+from fastload._native.vector cimport reserve
+
+from fastload.errors import LimitError
+
+# What a row can be, by the number in its `kind`.
+KINDS = ("tensor", "parameter", "buffer", "storage", "meta")
+
+cdef enum:
+    MAX_SHAPE_NUMBERS = 0xFFFFFFFF  # places in `dims` are 32-bit numbers
+
+
+cdef int raise_too_many_dims() except -1 with gil:
+    raise LimitError("the shapes hold more than 2**32 numbers")
+
+
+cdef class DtypeTable:
+    """The rows of `fastload.dtypes.DTYPES` as the core needs them: name, bits, unit of swapping."""
+
+    def __init__(self, rows):
+        cdef size_t code
+        if len(rows) > 256:
+            raise ValueError("a dtype code is one byte")
+        self.names = tuple(name for name, _, _ in rows)
+        for code, (_, bits, swap) in enumerate(rows):
+            self.bits[code] = bits
+            self.swap[code] = swap
+
+
+cdef class Spellings:
+    """How one format spells dtypes: a mapping of text to code."""
+
+    def __init__(self, dict codes):
+        if len(codes) > 64 or any(len(text) > 16 for text in codes):
+            raise ValueError("at most 64 spellings of at most 16 bytes")
+        for text, code in codes.items():
+            encoded = text.encode("ascii")
+            memcpy(self.rows[self.count].text, <const char *>encoded, len(encoded))
+            self.rows[self.count].length = len(encoded)
+            self.rows[self.count].code = code
+            self.count += 1
+
+
+cdef class Records:
+    """Named runs of bytes in one source: the records of an archive.
+
+    A record is spoken of by its number, which is the number of the storage that it holds.
+    """
+
+    def __dealloc__(self):
+        free_names(&self.names)
+        free(self.extents)
+        free(self.members)
+
+    cdef bint is_stored(self, uint32_t number) noexcept nogil:
+        """Whether the bytes lie in the source as they are, not compressed."""
+        return self.members == NULL or self.members[number].method == 0
+
+    def __len__(self):
+        return self.names.count
+
+    def find(self, str name not None):
+        """Number of the record *name*, or -1."""
+        cdef bytes text = name.encode("utf-8", "surrogateescape")
+        return find_name(&self.names, text, len(text))
+
+    def name(self, size_t number):
+        """Name of a record; bytes that are not UTF-8 come as surrogate escapes."""
+        if number >= self.names.count:
+            raise IndexError(number)
+        cdef Span span = self.names.spans[number]
+        return PyUnicode_DecodeUTF8(self.names.text + span.start, span.length, "surrogateescape")
+
+    def list_names(self):
+        """The names in the order of the directory."""
+        return [self.name(number) for number in range(self.names.count)]
+
+    def is_view(self, uint32_t number):
+        """Whether a record's bytes lie in the source as they are, not compressed."""
+        if number >= self.names.count:
+            raise IndexError(number)
+        return self.is_stored(number)
+
+    def position(self, size_t number):
+        """Where the local header of a record begins, in bytes from the start of the source."""
+        if number >= self.names.count:
+            raise IndexError(number)
+        return self.extents[number].position
+
+    def size(self, size_t number):
+        """Bytes of a record, once inflated."""
+        if number >= self.names.count:
+            raise IndexError(number)
+        return self.extents[number].size
+
+
+cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil:
+    """size = bytes of a tensor of *bits* an element; 0 without elements, whatever the other dimensions.
+
+    Returns -1 where the size does not fit 64 bits, -2 where the elements do not fill whole bytes.
+    """
+    cdef size_t i
+    cdef bint packed = bits % 8 != 0
+    for i in range(ndim):
+        if shape[i] == 0:
+            size[0] = 0
+            return 0
+    size[0] = bits if packed else bits // 8
+    for i in range(ndim):
+        if multiply_overflows(size[0], shape[i], size):
+            return -1
+    if packed:
+        if size[0] % 8:
+            return -2
+        size[0] //= 8
+    return 0
+
+
+cdef class Index:
+    """The table of the tensors of one source.
+
+    Attributes
+    ----------
+    source : object
+        Where the bytes are; the core only passes it on.
+    records : Records or None
+        The archive whose records hold the storages; None where the storages are bare runs of bytes.
+    swapped : bool
+        Whether the bytes are big-endian.
+    """
+
+    def __init__(self, source, DtypeTable dtypes not None, Records records=None, bint swapped=False):
+        self.source = source
+        self.dtypes = dtypes
+        self.records = records
+        self.swapped = swapped
+        self._metadata = {}
+
+    def __dealloc__(self):
+        free_names(&self.names)
+        free(self.rows)
+        free(self.dims)
+        free(self.extents)
+        free(self.paths)
+        free(self.segments)
+
+    cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil:
+        """Append sizes or strides."""
+        if count > MAX_SHAPE_NUMBERS - self.dims_count:
+            return raise_too_many_dims()
+        reserve(<void **>&self.dims, &self.dims_capacity, self.dims_count + count + 1, sizeof(uint64_t))
+        memcpy(self.dims + self.dims_count, items, count * sizeof(uint64_t))
+        self.dims_count += count
+        return 0
+
+    cdef int add_row(self, const Row *row) except -1 nogil:
+        """Append the row of the name that was added last."""
+        reserve(<void **>&self.rows, &self.rows_capacity, self.names.count, sizeof(Row))
+        self.rows[self.names.count - 1] = row[0]
+        return 0
+
+    cdef int add_path(self, const Segment *segments, size_t count, bint renamed) except -1 nogil:
+        """Note the keys of the row whose name was added last; *renamed* where the name has a number at its end."""
+        cdef size_t row = self.names.count - 1, i
+        cdef Path *path
+        cdef bint whole = count == 1 and segments[0].kind == TEXT_KEY and not renamed
+        if self.paths == NULL:
+            if whole:
+                return 0                     # so far every name is a single key, and none needs a path
+            reserve(<void **>&self.paths, &self.paths_capacity, row + 1, sizeof(Path))
+            for i in range(row):
+                self.paths[i].whole = True
+        reserve(<void **>&self.paths, &self.paths_capacity, row + 1, sizeof(Path))
+        path = &self.paths[row]
+        path.whole = whole
+        path.first = <uint32_t>self.segments_count
+        path.count = <uint32_t>count
+        if not whole:
+            reserve(<void **>&self.segments, &self.segments_capacity, self.segments_count + count + 1, sizeof(Segment))
+            memcpy(self.segments + self.segments_count, segments, count * sizeof(Segment))
+            self.segments_count += count
+        return 0
+
+    cdef const Extent *extent(self, uint32_t storage) noexcept nogil:
+        return &self.extents[storage] if self.records is None else &self.records.extents[storage]
+
+    def __len__(self):
+        return self.names.count
+
+    def find(self, name):
+        """Row of the tensor *name*, or -1."""
+        cdef Py_ssize_t length = 0
+        cdef const char *text
+        if not isinstance(name, str):
+            return -1
+        try:
+            text = PyUnicode_AsUTF8AndSize(name, &length)
+        except UnicodeEncodeError:  # a lone surrogate, which pickles may hold
+            encoded = (<str>name).encode("utf-8", "surrogatepass")
+            return find_name(&self.names, <const char *>encoded, len(encoded))
+        return find_name(&self.names, text, length)
+
+    def list_names(self):
+        """The names of all tensors, in order."""
+        cdef size_t row
+        return [text_of(self, row) for row in range(self.names.count)]
+
+    def dtype_code(self, size_t row):
+        """The row of the dtype table that a tensor has."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return self.rows[row].dtype
+
+    def resolution(self, size_t row):
+        """Whether a tensor's values are the (conjugates, negatives) of the stored ones."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return bool(self.rows[row].flags & CONJUGATED), bool(self.rows[row].flags & NEGATED)
+
+    def is_view(self, size_t row):
+        """Whether the array of a tensor is a view of the source as it lies there."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return is_view(self, &self.rows[row])
+
+    def extent_of(self, size_t storage):
+        """(position, size) of a storage that no Records hold, in bytes."""
+        if self.records is not None or storage >= self.names.count:
+            raise IndexError(storage)
+        return self.extents[storage].position, self.extents[storage].size
+
+    def entry(self, size_t row):
+        """The description of one tensor."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return new_entry(self, <uint32_t>row)
+
+    def entries(self):
+        """The descriptions of all tensors, in order."""
+        cdef size_t row
+        return [new_entry(self, <uint32_t>row) for row in range(self.names.count)]
+
+    @property
+    def metadata(self):
+        """The text to text of the header; a new dict each time."""
+        return dict(self._metadata)
+
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
+
+
+cdef inline str text_of(Index index, size_t row):
+    cdef Span span = index.names.spans[row]
+    return PyUnicode_DecodeUTF8(index.names.text + span.start, span.length, "surrogatepass")
+
+
+cdef inline bint is_view(Index index, const Row *row) noexcept:
+    """Whether nothing must be inflated, swapped or resolved to show a tensor."""
+    if row.storage == NO_STORAGE or row.flags & (CONJUGATED | NEGATED):
+        return False
+    if index.swapped and index.dtypes.swap[row.dtype] > 1:
+        return False
+    return index.records is None or index.records.is_stored(row.storage)
+
+
+cdef inline TensorEntry new_entry(Index index, uint32_t row):
+    cdef TensorEntry entry = TensorEntry.__new__(TensorEntry)
+    entry.index = index
+    entry.row = row
+    return entry
+
+
+# An entry refers to its index and an index to nothing that refers back, so there is no cycle to collect; leaving the
+# garbage collector out keeps a list of 200,000 of them cheap.
+@cython.no_gc
+@cython.freelist(64)
+@cython.final
+cdef class TensorEntry:
+    """The description of one tensor of a checkpoint: what it is and where its bytes lie; not the bytes.
+
+    Entries are made by `Checkpoint.entry` and `Checkpoint.entries`, and read nothing of the tensor's data.
+    """
+
+    def __init__(self):
+        raise TypeError("entries are made by Checkpoint.entry and Checkpoint.entries")
+
+    @property
+    def name(self):
+        """The dotted name, a key of the checkpoint."""
+        return text_of(self.index, self.row)
+
+    @property
+    def key_path(self):
+        """The keys from the root of the file to the tensor: texts, and ints where the file has ints."""
+        cdef Index index = self.index
+        cdef Span span = index.names.spans[self.row]
+        cdef Path path
+        cdef Segment segment
+        cdef size_t at, i
+        if index.paths == NULL or index.paths[self.row].whole:
+            return (text_of(index, self.row),)
+        path = index.paths[self.row]
+        keys = []
+        at = span.start
+        for i in range(path.first, path.first + path.count):
+            segment = index.segments[i]
+            text = PyUnicode_DecodeUTF8(index.names.text + at, segment.length, "surrogatepass")
+            keys.append(text if segment.kind == TEXT_KEY else int(text) if segment.kind == INT_KEY else text == "True")
+            at += segment.length + 1
+        return tuple(keys)
+
+    @property
+    def dtype(self):
+        """The canonical name of the dtype, such as ``"bfloat16"``."""
+        return self.index.dtypes.names[self.index.rows[self.row].dtype]
+
+    @property
+    def shape(self):
+        """The sizes of the dimensions, in elements."""
+        cdef const Row *row = &self.index.rows[self.row]
+        cdef size_t i
+        return tuple([self.index.dims[row.dims + i] for i in range(row.ndim)])
+
+    @property
+    def strides(self):
+        """The distance between neighbours in each dimension, in bytes; None for a dtype packed below the byte."""
+        cdef const Row *row = &self.index.rows[self.row]
+        cdef size_t i
+        cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
+        if row.flags & STRIDED:
+            return tuple([self.index.dims[row.dims + row.ndim + i] for i in range(row.ndim)])
+        if bits % 8:
+            return None
+        strides = []
+        stride = bits // 8
+        for i in range(row.ndim):
+            strides.append(stride)
+            stride *= max(self.index.dims[row.dims + row.ndim - 1 - i], 1)
+        return tuple(strides[::-1])
+
+    @property
+    def offset(self):
+        """Where the first element lies, in bytes from the start of the file; None where the data is no view of it."""
+        cdef const Row *row = &self.index.rows[self.row]
+        if not self.zero_copy:
+            return None
+        if self.index.records is None:
+            return self.index.extents[row.storage].position + row.offset
+        return self.index.source.locate(self.index.records, row.storage) + row.offset
+
+    @property
+    def nbytes(self):
+        """The size of all elements, in bytes. A broadcast tensor (stride 0) takes less in the file."""
+        cdef const Row *row = &self.index.rows[self.row]
+        cdef uint64_t size = 0
+        size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size)
+        return size
+
+    @property
+    def storage(self):
+        """A number that is equal for tensors that share bytes; None for a meta tensor, which has none."""
+        cdef uint32_t storage = self.index.rows[self.row].storage
+        return None if storage == NO_STORAGE else storage
+
+    @property
+    def file(self):
+        """The file that holds the bytes; None for a buffer."""
+        return self.index.source.path
+
+    @property
+    def zero_copy(self):
+        """Whether the array is a view of the file as it lies there, and not inflated, swapped or resolved."""
+        return is_view(self.index, &self.index.rows[self.row])
+
+    @property
+    def kind(self):
+        """What the file holds it as: tensor, parameter, buffer, storage (bare bytes) or meta (no data)."""
+        return KINDS[self.index.rows[self.row].kind]
+
+    @property
+    def quantization(self):
+        """How integers stand for floats in a quantised tensor; None for any other."""
+        return None
+
+    def __repr__(self):
+        return f"TensorEntry({self.name!r}, {self.dtype}, {self.shape})"

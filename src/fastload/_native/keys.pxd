@@ -1,0 +1,21 @@
+"""The texts of dict keys: what a tensor is called by."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastload._native.graph cimport Graph
+
+cdef struct Text:            # a key's text
+    const char *start
+    size_t length
+    uint8_t kind             # TEXT_KEY, INT_KEY or BOOL_KEY
+
+
+cdef class Keys:
+    cdef Graph graph
+    cdef char *made          # the text of a key that does not stand in the graph as it is; until the next call
+    cdef size_t made_capacity
+
+    cdef int read(self, uint32_t node, Text *text) except -1 nogil
+    cdef int read_position(self, uint32_t position, Text *text) except -1 nogil
+    cdef int read_unusual(self, uint32_t node, Text *text) except -1 with gil
+    cdef bint equal(self, uint32_t left, uint32_t right) except -1 nogil

@@ -1,0 +1,95 @@
+"""The texts of dict keys: what a tensor is called by.
+
+A text is called by itself, an int by its digits, anything else by its `str`.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy
+
+from fastload._native.graph cimport FALSE, INT, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
+from fastload._native.index cimport BOOL_KEY, INT_KEY, TEXT_KEY
+from fastload._native.objects cimport key_text
+from fastload._native.utf8 cimport is_utf8, put_utf8
+from fastload._native.vector cimport reserve
+
+
+cdef class Keys:
+    """Reads the keys of one graph."""
+
+    def __cinit__(self, Graph graph):
+        self.graph = graph
+
+    def __dealloc__(self):
+        free(self.made)
+
+    cdef int read(self, uint32_t node, Text *text) except -1 nogil:
+        """The text of a dict key; it holds until the next call."""
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef Slice data
+        cdef size_t i, length = 0
+        text.kind = TEXT_KEY
+        if found.kind == TEXT or found.kind == STR8:
+            data = bytes_of(self.graph, found)
+            if found.kind == STR8 and not is_utf8(data.start, data.length, False):
+                reserve(<void **>&self.made, &self.made_capacity, data.length * 2 + 4, 1)
+                for i in range(data.length):         # Python 2 bytes that are no UTF-8 are taken for Latin-1
+                    length += put_utf8(self.made + length, <uint8_t>data.start[i])
+                data.start, data.length = self.made, length
+            text.start, text.length = data.start, data.length
+            return 0
+        reserve(<void **>&self.made, &self.made_capacity, 32, 1)
+        text.start = self.made
+        if found.kind == INT:
+            text.length = <size_t>snprintf(self.made, 32, "%lld", <long long>int_of(found))
+            text.kind = INT_KEY
+        elif found.kind == TRUE or found.kind == FALSE:
+            text.length = 4 if found.kind == TRUE else 5
+            memcpy(self.made, b"True" if found.kind == TRUE else b"False", text.length)
+            text.kind = BOOL_KEY
+        else:
+            return self.read_unusual(node, text)
+        return 0
+
+    cdef int read_unusual(self, uint32_t node, Text *text) except -1 with gil:
+        """A key that is neither text nor a small number is called by its str."""
+        cdef bytes shown = key_text(self.graph, node).encode("utf-8", "surrogatepass")
+        reserve(<void **>&self.made, &self.made_capacity, len(shown) + 1, 1)
+        memcpy(self.made, <const char *>shown, len(shown))
+        text.start, text.length = self.made, len(shown)
+        return 0
+
+    cdef int read_position(self, uint32_t position, Text *text) except -1 nogil:
+        """The text of a place in a list."""
+        reserve(<void **>&self.made, &self.made_capacity, 32, 1)
+        text.start = self.made
+        text.length = <size_t>snprintf(self.made, 32, "%u", position)
+        text.kind = INT_KEY
+        return 0
+
+    cdef bint equal(self, uint32_t left, uint32_t right) except -1 nogil:
+        """Whether two nodes are one key: `1`, `True` and `1.0` are told apart, which Python does not."""
+        cdef Text text
+        cdef bint same
+        cdef char *copy = NULL
+        cdef size_t room = 0, length
+        cdef uint8_t kind
+        if left == right:
+            return True
+        self.read(left, &text)
+        if self.graph.nodes[left].kind == TEXT and self.graph.nodes[right].kind == TEXT:
+            return text_equals(self.graph, left, right)
+        reserve(<void **>&copy, &room, text.length + 1, 1)
+        memcpy(copy, text.start, text.length)
+        length, kind = text.length, text.kind
+        self.read(right, &text)
+        same = kind == text.kind and length == text.length and memcmp(copy, text.start, length) == 0
+        free(copy)
+        return same
+
+
+cdef bint text_equals(Graph graph, uint32_t left, uint32_t right) noexcept nogil:
+    cdef Slice a = bytes_of(graph, &graph.nodes[left])
+    cdef Slice b = bytes_of(graph, &graph.nodes[right])
+    return a.length == b.length and memcmp(a.start, b.start, a.length) == 0

@@ -1,0 +1,594 @@
+"""The pickle opcode machine: bytes → a graph of nodes. Nothing is executed.
+
+Every opcode of protocols 0 to 5 is understood. Each appends at most one node of a fixed size, and a node names others by
+number, so memory is bounded by the length of the stream, nesting needs no recursion, and a value that is referred to ten
+thousand times is there once. There is no operation that could import or call anything: REDUCE is a node with two
+numbers in it. What a global means is for the walkers (`harvest`, `objects`) and their vocabulary.
+
+Opcodes: CPython's Lib/pickletools.py, which also is the oracle of the tests.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from fastload._native.cursor cimport (
+    Cursor, left, point_at, raise_truncated, read_u8, read_u16, read_u32, read_u64, take,
+)
+from fastload._native.graph cimport (
+    BYTEARRAY, BYTES, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
+    PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, UNHASHABLE, Graph, Node, Update, is_object,
+)
+from fastload._native.machine cimport (
+    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, need, pop, push, push_node,
+    raise_limit, raise_opcode, raise_pickle, raise_unsupported,
+)
+from fastload._native.textargs cimport (
+    push_float_line, push_int_line, push_name_line, push_string_line, push_text_line, read_decimal,
+)
+from fastload._native.utf8 cimport is_utf8
+from fastload._native.vector cimport raise_no_memory, reserve
+
+cdef enum Op:
+    OP_MARK = 0x28  # (
+    OP_STOP = 0x2E  # .
+    OP_POP = 0x30  # 0
+    OP_POP_MARK = 0x31  # 1
+    OP_DUP = 0x32  # 2
+    OP_FLOAT = 0x46  # F
+    OP_INT = 0x49  # I
+    OP_BININT = 0x4A  # J
+    OP_BININT1 = 0x4B  # K
+    OP_LONG = 0x4C  # L
+    OP_BININT2 = 0x4D  # M
+    OP_NONE = 0x4E  # N
+    OP_PERSID = 0x50  # P
+    OP_BINPERSID = 0x51  # Q
+    OP_REDUCE = 0x52  # R
+    OP_STRING = 0x53  # S
+    OP_BINSTRING = 0x54  # T
+    OP_SHORT_BINSTRING = 0x55  # U
+    OP_UNICODE = 0x56  # V
+    OP_BINUNICODE = 0x58  # X
+    OP_APPEND = 0x61  # a
+    OP_BUILD = 0x62  # b
+    OP_GLOBAL = 0x63  # c
+    OP_DICT = 0x64  # d
+    OP_EMPTY_DICT = 0x7D  # }
+    OP_APPENDS = 0x65  # e
+    OP_GET = 0x67  # g
+    OP_BINGET = 0x68  # h
+    OP_INST = 0x69  # i
+    OP_LONG_BINGET = 0x6A  # j
+    OP_LIST = 0x6C  # l
+    OP_EMPTY_LIST = 0x5D  # ]
+    OP_OBJ = 0x6F  # o
+    OP_PUT = 0x70  # p
+    OP_BINPUT = 0x71  # q
+    OP_LONG_BINPUT = 0x72  # r
+    OP_SETITEM = 0x73  # s
+    OP_TUPLE = 0x74  # t
+    OP_EMPTY_TUPLE = 0x29  # )
+    OP_SETITEMS = 0x75  # u
+    OP_BINFLOAT = 0x47  # G
+    OP_BINBYTES = 0x42  # B
+    OP_SHORT_BINBYTES = 0x43  # C
+    OP_PROTO = 0x80
+    OP_NEWOBJ = 0x81
+    OP_EXT1 = 0x82
+    OP_EXT2 = 0x83
+    OP_EXT4 = 0x84
+    OP_TUPLE1 = 0x85
+    OP_TUPLE2 = 0x86
+    OP_TUPLE3 = 0x87
+    OP_NEWTRUE = 0x88
+    OP_NEWFALSE = 0x89
+    OP_LONG1 = 0x8A
+    OP_LONG4 = 0x8B
+    OP_SHORT_BINUNICODE = 0x8C
+    OP_BINUNICODE8 = 0x8D
+    OP_BINBYTES8 = 0x8E
+    OP_EMPTY_SET = 0x8F
+    OP_ADDITEMS = 0x90
+    OP_FROZENSET = 0x91
+    OP_NEWOBJ_EX = 0x92
+    OP_STACK_GLOBAL = 0x93
+    OP_MEMOIZE = 0x94
+    OP_FRAME = 0x95
+    OP_BYTEARRAY8 = 0x96
+    OP_NEXT_BUFFER = 0x97
+    OP_READONLY_BUFFER = 0x98
+
+cdef enum:
+    HIGHEST_PROTOCOL = 5
+    MAX_NODES = 0x7FFFFFFF   # nodes are numbered with 32 bits
+
+
+cdef inline int pop_mark(Machine *machine, size_t *first) except -1 nogil:
+    """Undo the last MARK; what was pushed since lies from *first* to the height."""
+    if machine.marks_count == 0:
+        return raise_pickle(machine, "an opcode finds no MARK on the stack")
+    first[0] = machine.fence
+    machine.marks_count -= 1
+    machine.fence = machine.marks[machine.marks_count]
+    return 0
+
+
+cdef int add_children(Graph graph, const uint32_t *nodes, size_t count, uint32_t *first) except -1 nogil:
+    """Append *nodes* to the children; none of them takes more than the bytes that pushed it."""
+    reserve(<void **>&graph.children, &graph.children_capacity, graph.children_count + count, sizeof(uint32_t))
+    first[0] = <uint32_t>graph.children_count
+    memcpy(graph.children + graph.children_count, nodes, count * sizeof(uint32_t))
+    graph.children_count += count
+    return 0
+
+
+cdef int push_sequence(Machine *machine, Graph graph, uint8_t kind, size_t first) except -1 nogil:
+    """Replace the values from *first* on by one TUPLE or FROZENSET of them."""
+    cdef uint32_t place = 0
+    cdef size_t count = machine.height - first, i
+    cdef uint8_t flags = 0
+    if count == 0 and kind == TUPLE:
+        return push(machine, NODE_EMPTY_TUPLE)
+    if count:
+        add_children(graph, machine.stack + first, count, &place)
+    for i in range(count):
+        flags |= graph.nodes[machine.stack[first + i]].flags & UNHASHABLE
+    if flags and kind == FROZENSET:
+        return raise_pickle(machine, "an unhashable value stands in a frozenset")
+    machine.height = first
+    return push(machine, add_node(graph, kind, place, 0, <uint32_t>count, 0, flags))
+
+
+cdef int update(Machine *machine, Graph graph, uint32_t target, uint32_t kind, size_t first) except -1 nogil:
+    """Add the values from *first* on to the list, dict, set or object *target*, and drop them from the stack."""
+    cdef Node *node = &graph.nodes[target]
+    cdef Update *added
+    cdef uint32_t number
+    cdef size_t count = machine.height - first, i
+    if kind == PAIRS:
+        if count % 2:
+            return raise_pickle(machine, "a dict is given a key without a value")
+        for i in range(first, machine.height, 2):
+            if graph.nodes[machine.stack[i]].flags & UNHASHABLE:
+                return raise_pickle(machine, "the key of a dict is unhashable")
+    if kind == ITEMS and node.kind == SET:
+        for i in range(first, machine.height):
+            if graph.nodes[machine.stack[i]].flags & UNHASHABLE:
+                return raise_pickle(machine, "an unhashable value stands in a set")
+    if count:
+        reserve(<void **>&graph.updates, &graph.updates_capacity, graph.updates_count + 1, sizeof(Update))
+        number = <uint32_t>graph.updates_count
+        added = &graph.updates[number]
+        add_children(graph, machine.stack + first, count, &added.first)
+        added.count = <uint32_t>count
+        added.kind = kind
+        if node.tail:
+            added.next = graph.updates[node.tail].next
+            graph.updates[node.tail].next = number
+        else:
+            added.next = number
+        node.tail = number
+        graph.updates_count += 1
+    machine.height = first
+    return 0
+
+
+cdef int update_top(Machine *machine, Graph graph, uint32_t kind, size_t first, uint8_t container) except -1 nogil:
+    """`update` of the value just below *first*, which must be a *container* or an object."""
+    cdef Node *node
+    if first <= machine.fence:
+        return raise_pickle(machine, "an opcode finds nothing on the stack to add to")
+    node = &graph.nodes[machine.stack[first - 1]]
+    if node.kind != container and not is_object(node):
+        return raise_pickle(machine, "items are added to a value that cannot hold them")
+    return update(machine, graph, machine.stack[first - 1], kind, first)
+
+
+cdef int memo_put(Machine *machine, uint64_t index) except -1 nogil:
+    """Remember the value on top of the stack."""
+    cdef uint32_t *grown
+    cdef size_t capacity
+    cdef size_t stream = machine.cursor.end - machine.cursor.start
+    need(machine, 1)
+    if index >= machine.memo_capacity:
+        # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
+        if index >= stream:
+            return raise_limit(machine, "a memo index beyond the length of the stream")
+        capacity = machine.memo_capacity * 2
+        if capacity <= index:
+            capacity = index + 1
+        grown = <uint32_t *>calloc(capacity, sizeof(uint32_t))
+        if grown == NULL:
+            return raise_no_memory()
+        if machine.memo_capacity:
+            memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))
+        free(machine.memo)
+        machine.memo = grown
+        machine.memo_capacity = capacity
+    if machine.memo[index] == 0:
+        machine.memo_count += 1
+    machine.memo[index] = machine.stack[machine.height - 1]
+    return 0
+
+
+cdef int memo_get(Machine *machine, uint64_t index) except -1 nogil:
+    if index >= machine.memo_capacity or machine.memo[index] == 0:
+        return raise_pickle(machine, "a memo entry is used that was never made")
+    return push(machine, machine.memo[index])
+
+
+cdef int push_long_bytes(Machine *machine, Graph graph, uint64_t length) except -1 nogil:
+    """LONG1 or LONG4: two's complement, little-endian; of 8 bytes at most, an INT."""
+    cdef const uint8_t *data = take(&machine.cursor, length)
+    cdef uint64_t value
+    cdef uint64_t i
+    if length > 8:
+        return push_node(machine, graph, LONG, data - machine.cursor.start, length, 0)
+    value = <uint64_t>-1 if length and data[length - 1] & 0x80 else 0
+    for i in range(length):
+        value = value << 8 | data[length - 1 - i]
+    return push_node(machine, graph, INT, value, 0, 0)
+
+
+cdef int push_binfloat(Machine *machine, Graph graph) except -1 nogil:
+    """Eight bytes, big-endian."""
+    cdef const uint8_t *b = take(&machine.cursor, 8)
+    cdef uint64_t bits = 0
+    cdef int i
+    for i in range(8):
+        bits = bits << 8 | b[i]
+    return push_node(machine, graph, FLOAT, bits, 0, 0)
+
+
+cdef int push_text(Machine *machine, Graph graph, uint64_t length) except -1 nogil:
+    cdef const uint8_t *text = take(&machine.cursor, length)
+    if not is_utf8(<const char *>text, length, True):
+        return raise_pickle(machine, "a text is not UTF-8")
+    return push_node(machine, graph, TEXT, text - machine.cursor.start, length, 0)
+
+
+cdef int push_slice(Machine *machine, Graph graph, uint8_t kind, uint64_t length, uint8_t flags) except -1 nogil:
+    cdef const uint8_t *data = take(&machine.cursor, length)
+    return push_node(machine, graph, kind, data - machine.cursor.start, length, flags)
+
+
+cdef int push_global(Machine *machine, Graph graph) except -1 nogil:
+    """A global of the module and name on top of the stack."""
+    cdef uint32_t module = 0, name = 0, made
+    pop(machine, &name)
+    pop(machine, &module)
+    if graph.nodes[module].kind != TEXT or graph.nodes[name].kind != TEXT:
+        return raise_pickle(machine, "the module and name of a global are not texts")
+    made = add_node(graph, GLOBAL, module, name, 0, 0, 0)
+    reserve(<void **>&graph.globals, &graph.globals_capacity, graph.globals_count + 1, sizeof(uint32_t))
+    graph.globals[graph.globals_count] = made
+    graph.globals_count += 1
+    return push(machine, made)
+
+
+cdef int push_call(Machine *machine, Graph graph, uint8_t kind) except -1 nogil:
+    """REDUCE or NEWOBJ of the callable and the argument tuple on top of the stack."""
+    cdef uint32_t called = 0, arguments = 0
+    pop(machine, &arguments)
+    pop(machine, &called)
+    if graph.nodes[arguments].kind != TUPLE:
+        return raise_pickle(machine, "the arguments of a call are not a tuple")
+    if graph.nodes[called].kind != GLOBAL and not is_object(&graph.nodes[called]):
+        return raise_pickle(machine, "what is called is neither a global nor an object")
+    return push(machine, add_node(graph, kind, called, arguments, 0, 0, 0))
+
+
+cdef int push_instance(Machine *machine, Graph graph, size_t first) except -1 nogil:
+    """INST or OBJ: the class at *first*, its arguments behind it."""
+    if machine.height == first:
+        return raise_pickle(machine, "an object is made without a class")
+    push_sequence(machine, graph, TUPLE, first + 1)
+    return push_call(machine, graph, NEWOBJ)
+
+
+cdef int build(Machine *machine, Graph graph) except -1 nogil:
+    """BUILD: the value on top becomes the state of the object below it."""
+    need(machine, 2)
+    if not is_object(&graph.nodes[machine.stack[machine.height - 2]]):
+        return raise_pickle(machine, "a state is given to a value that is no object")
+    return update(machine, graph, machine.stack[machine.height - 2], STATE, machine.height - 1)
+
+
+cdef int new_object_ex(Machine *machine, Graph graph) except -1 nogil:
+    """NEWOBJ_EX: class, argument tuple, keyword dict."""
+    cdef uint32_t keywords = 0
+    pop(machine, &keywords)
+    if graph.nodes[keywords].kind != DICT:
+        return raise_pickle(machine, "the keyword arguments of a call are not a dict")
+    push_call(machine, graph, NEWOBJ)
+    push(machine, keywords)
+    return update(machine, graph, machine.stack[machine.height - 2], KEYWORDS, machine.height - 1)
+
+
+cdef int step(Machine *machine, Graph graph, uint8_t op) except -1 nogil:
+    """Carry out one opcode; 1 for STOP."""
+    cdef Cursor *cursor = &machine.cursor
+    cdef uint8_t u8 = 0
+    cdef uint16_t u16 = 0
+    cdef uint32_t u32 = 0
+    cdef uint64_t u64 = 0
+    cdef size_t first = 0
+
+    if op == OP_BINPUT:
+        read_u8(cursor, &u8)
+        return memo_put(machine, u8)
+    elif op == OP_LONG_BINPUT:
+        read_u32(cursor, &u32)
+        return memo_put(machine, u32)
+    elif op == OP_MEMOIZE:
+        return memo_put(machine, machine.memo_count)
+    elif op == OP_PUT:
+        read_decimal(machine, &u64)
+        return memo_put(machine, u64)
+    elif op == OP_BINGET:
+        read_u8(cursor, &u8)
+        return memo_get(machine, u8)
+    elif op == OP_LONG_BINGET:
+        read_u32(cursor, &u32)
+        return memo_get(machine, u32)
+    elif op == OP_GET:
+        read_decimal(machine, &u64)
+        return memo_get(machine, u64)
+
+    elif op == OP_MARK:
+        reserve(<void **>&machine.marks, &machine.marks_capacity, machine.marks_count + 1, sizeof(size_t))
+        machine.marks[machine.marks_count] = machine.fence
+        machine.marks_count += 1
+        machine.fence = machine.height
+        return 0
+    elif op == OP_POP:
+        if machine.height == machine.fence and machine.marks_count:
+            return pop_mark(machine, &first)
+        return pop(machine, &u32)
+    elif op == OP_POP_MARK:
+        pop_mark(machine, &first)
+        machine.height = first
+        return 0
+    elif op == OP_DUP:
+        need(machine, 1)
+        return push(machine, machine.stack[machine.height - 1])
+
+    elif op == OP_NONE:
+        return push(machine, NODE_NONE)
+    elif op == OP_NEWTRUE:
+        return push(machine, NODE_TRUE)
+    elif op == OP_NEWFALSE:
+        return push(machine, NODE_FALSE)
+    elif op == OP_BININT1:
+        read_u8(cursor, &u8)
+        return push(machine, NODE_INT_0 + <uint32_t>u8)
+    elif op == OP_BININT2:
+        read_u16(cursor, &u16)
+        return push_node(machine, graph, INT, u16, 0, 0)
+    elif op == OP_BININT:
+        read_u32(cursor, &u32)
+        return push_node(machine, graph, INT, <uint64_t><int64_t><int32_t>u32, 0, 0)
+    elif op == OP_INT:
+        return push_int_line(machine, graph, True)
+    elif op == OP_LONG:
+        return push_int_line(machine, graph, False)
+    elif op == OP_LONG1:
+        read_u8(cursor, &u8)
+        return push_long_bytes(machine, graph, u8)
+    elif op == OP_LONG4:
+        read_u32(cursor, &u32)
+        if u32 > 0x7FFFFFFF:
+            return raise_pickle(machine, "LONG4 of negative length")
+        return push_long_bytes(machine, graph, u32)
+    elif op == OP_BINFLOAT:
+        return push_binfloat(machine, graph)
+    elif op == OP_FLOAT:
+        return push_float_line(machine, graph)
+
+    elif op == OP_BINUNICODE:
+        read_u32(cursor, &u32)
+        return push_text(machine, graph, u32)
+    elif op == OP_SHORT_BINUNICODE:
+        read_u8(cursor, &u8)
+        return push_text(machine, graph, u8)
+    elif op == OP_BINUNICODE8:
+        read_u64(cursor, &u64)
+        return push_text(machine, graph, u64)
+    elif op == OP_UNICODE:
+        return push_text_line(machine, graph)
+    elif op == OP_SHORT_BINSTRING:
+        read_u8(cursor, &u8)
+        return push_slice(machine, graph, STR8, u8, 0)
+    elif op == OP_BINSTRING:
+        read_u32(cursor, &u32)
+        if u32 > 0x7FFFFFFF:
+            return raise_pickle(machine, "BINSTRING of negative length")
+        return push_slice(machine, graph, STR8, u32, 0)
+    elif op == OP_STRING:
+        return push_string_line(machine, graph)
+    elif op == OP_SHORT_BINBYTES:
+        read_u8(cursor, &u8)
+        return push_slice(machine, graph, BYTES, u8, 0)
+    elif op == OP_BINBYTES:
+        read_u32(cursor, &u32)
+        return push_slice(machine, graph, BYTES, u32, 0)
+    elif op == OP_BINBYTES8:
+        read_u64(cursor, &u64)
+        return push_slice(machine, graph, BYTES, u64, 0)
+    elif op == OP_BYTEARRAY8:
+        read_u64(cursor, &u64)
+        return push_slice(machine, graph, BYTEARRAY, u64, UNHASHABLE)
+
+    elif op == OP_EMPTY_TUPLE:
+        return push(machine, NODE_EMPTY_TUPLE)
+    elif op == OP_TUPLE1:
+        need(machine, 1)
+        return push_sequence(machine, graph, TUPLE, machine.height - 1)
+    elif op == OP_TUPLE2:
+        need(machine, 2)
+        return push_sequence(machine, graph, TUPLE, machine.height - 2)
+    elif op == OP_TUPLE3:
+        need(machine, 3)
+        return push_sequence(machine, graph, TUPLE, machine.height - 3)
+    elif op == OP_TUPLE:
+        pop_mark(machine, &first)
+        return push_sequence(machine, graph, TUPLE, first)
+    elif op == OP_FROZENSET:
+        pop_mark(machine, &first)
+        return push_sequence(machine, graph, FROZENSET, first)
+    elif op == OP_EMPTY_LIST:
+        return push_node(machine, graph, LIST, 0, 0, UNHASHABLE)
+    elif op == OP_EMPTY_DICT:
+        return push_node(machine, graph, DICT, 0, 0, UNHASHABLE)
+    elif op == OP_EMPTY_SET:
+        return push_node(machine, graph, SET, 0, 0, UNHASHABLE)
+    elif op == OP_LIST or op == OP_DICT:
+        pop_mark(machine, &first)
+        u32 = add_node(graph, LIST if op == OP_LIST else DICT, 0, 0, 0, 0, UNHASHABLE)
+        update(machine, graph, u32, ITEMS if op == OP_LIST else PAIRS, first)
+        return push(machine, u32)
+    elif op == OP_APPEND:
+        need(machine, 2)
+        return update_top(machine, graph, ITEMS, machine.height - 1, LIST)
+    elif op == OP_APPENDS:
+        pop_mark(machine, &first)
+        return update_top(machine, graph, ITEMS, first, LIST)
+    elif op == OP_SETITEM:
+        need(machine, 3)
+        return update_top(machine, graph, PAIRS, machine.height - 2, DICT)
+    elif op == OP_SETITEMS:
+        pop_mark(machine, &first)
+        return update_top(machine, graph, PAIRS, first, DICT)
+    elif op == OP_ADDITEMS:
+        pop_mark(machine, &first)
+        return update_top(machine, graph, ITEMS, first, SET)
+
+    elif op == OP_GLOBAL:
+        push_name_line(machine, graph)
+        push_name_line(machine, graph)
+        return push_global(machine, graph)
+    elif op == OP_STACK_GLOBAL:
+        return push_global(machine, graph)
+    elif op == OP_REDUCE:
+        return push_call(machine, graph, REDUCE)
+    elif op == OP_NEWOBJ:
+        return push_call(machine, graph, NEWOBJ)
+    elif op == OP_NEWOBJ_EX:
+        return new_object_ex(machine, graph)
+    elif op == OP_INST:
+        # The class is named in the stream, behind the arguments that are on the stack.
+        pop_mark(machine, &first)
+        push_sequence(machine, graph, TUPLE, first)
+        push_name_line(machine, graph)
+        push_name_line(machine, graph)
+        push_global(machine, graph)
+        u32 = machine.stack[machine.height - 1]
+        machine.stack[machine.height - 1] = machine.stack[machine.height - 2]
+        machine.stack[machine.height - 2] = u32
+        return push_call(machine, graph, NEWOBJ)
+    elif op == OP_OBJ:
+        pop_mark(machine, &first)
+        return push_instance(machine, graph, first)
+    elif op == OP_BUILD:
+        return build(machine, graph)
+    elif op == OP_BINPERSID:
+        pop(machine, &u32)
+        return push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
+    elif op == OP_PERSID:
+        push_name_line(machine, graph)
+        pop(machine, &u32)
+        return push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
+
+    elif op == OP_PROTO:
+        read_u8(cursor, &u8)
+        if u8 > HIGHEST_PROTOCOL:
+            return raise_unsupported(machine, "a protocol above 5, which does not exist yet")
+        return 0
+    elif op == OP_FRAME:
+        # A frame only says how much a reader may fetch at once; it must not promise more than there is.
+        read_u64(cursor, &u64)
+        if u64 > left(cursor):
+            return raise_truncated(cursor, u64)
+        return 0
+    elif op == OP_STOP:
+        return 1
+    elif op == OP_EXT1 or op == OP_EXT2 or op == OP_EXT4:
+        take(cursor, 1 if op == OP_EXT1 else 2 if op == OP_EXT2 else 4)
+        return raise_unsupported(
+            machine, "EXT1, EXT2 or EXT4: an extension code, whose meaning only the program knows that wrote it"
+        )
+    elif op == OP_NEXT_BUFFER or op == OP_READONLY_BUFFER:
+        return raise_unsupported(machine, "NEXT_BUFFER or READONLY_BUFFER: a part of the data was kept outside the file")
+    return raise_opcode(machine, op)
+
+
+cdef int run(Machine *machine, Graph graph) except -1 nogil:
+    """Carry out the stream up to its STOP."""
+    cdef uint8_t op = 0
+    cdef int stopped = 0
+    while not stopped:
+        read_u8(&machine.cursor, &op)
+        stopped = step(machine, graph, op)
+        if graph.nodes_count > MAX_NODES:
+            return raise_limit(machine, "more than 2**31 values")
+    if machine.marks_count:
+        return raise_pickle(machine, "a MARK is still open at the end")
+    pop(machine, &graph.root)
+    graph.end = machine.cursor.next - machine.cursor.start
+    return 0
+
+
+cdef int make_first_nodes(Graph graph) except -1 nogil:
+    """The nodes of NODE_NONE to the last small int."""
+    cdef uint32_t i
+    add_node_zero(graph)
+    add_node(graph, NONE, 0, 0, 0, 0, 0)
+    add_node(graph, FALSE, 0, 0, 0, 0, 0)
+    add_node(graph, TRUE, 0, 0, 0, 0, 0)
+    add_node(graph, TUPLE, 0, 0, 0, 0, 0)
+    for i in range(256):
+        add_node(graph, INT, i, 0, 0, 0, 0)
+    return 0
+
+
+cdef int add_node_zero(Graph graph) except -1 nogil:
+    """Number 0, which stands for no node: `add_node` could not return it."""
+    reserve(<void **>&graph.nodes, &graph.nodes_capacity, 512, sizeof(Node))
+    memset(graph.nodes, 0, sizeof(Node))
+    graph.nodes_count = 1
+    return 0
+
+
+def parse(data, uint64_t origin=0):
+    """Parse the pickle at the start of *data*, which lies *origin* bytes into its file; what follows STOP is left.
+
+    Raises
+    ------
+    TruncatedError
+        The stream ends before its STOP, or within an argument.
+    FormatError
+        An opcode that does not exist, or that finds on the stack what it cannot use.
+    UnsupportedError
+        Extension codes, out-of-band buffers, and protocols above 5.
+    LimitError
+        A memo index beyond the stream's length, or a decimal number of more than 4300 digits.
+    """
+    cdef Graph graph = Graph()
+    cdef Machine machine
+    memset(&machine, 0, sizeof(Machine))
+    PyObject_GetBuffer(data, &graph.held, PyBUF_SIMPLE)
+    graph.is_held = True
+    point_at(&machine.cursor, <const uint8_t *>graph.held.buf, graph.held.len, origin)
+    try:
+        with nogil:
+            make_first_nodes(graph)
+            reserve(<void **>&graph.updates, &graph.updates_capacity, 64, sizeof(Update))
+            graph.updates_count = 1          # a tail of 0 is none
+            run(&machine, graph)
+        return graph
+    finally:
+        free(machine.stack)
+        free(machine.marks)
+        free(machine.memo)

@@ -1,0 +1,146 @@
+"""The one door from numbers to memory: a row of the Index → a numpy array.
+
+The array is read-only and its base is the Region, which holds the buffer: whatever is closed or dropped, the bytes stay
+readable for as long as an array over them lives. numpy itself would accept a negative offset and read before the buffer;
+so the Index holds only geometry that was checked against its storage, and `view` checks the storage against the buffer.
+"""
+
+cimport numpy as cnp
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from fastload._native.index cimport NO_STORAGE, STRIDED, Extent, Index, Row
+from fastload._native.zip cimport locate
+
+from fastload.errors import TruncatedError, UnsupportedError
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    cnp.ndarray PyArray_NewFromDescr(
+        type subtype, cnp.dtype descr, int nd, const cnp.npy_intp *dims, const cnp.npy_intp *strides, void *data,
+        int flags, void *obj
+    )
+
+cdef enum:
+    NUMPY_DIMENSIONS = 64
+    MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of an array; numpy counts in signed 64-bit numbers
+
+cdef uint8_t NOTHING = 0     # where an empty buffer without an address is said to lie
+
+
+cdef class Region:
+    """A run of readable bytes, held for as long as anything refers to it."""
+
+    def __cinit__(self, data):
+        PyObject_GetBuffer(data, &self.held, PyBUF_SIMPLE)
+        self.is_held = True
+
+    def __dealloc__(self):
+        if self.is_held:
+            PyBuffer_Release(&self.held)
+
+    def __len__(self):
+        return self.held.len
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.held.buf if self.held.len else &NOTHING, self.held.len, 1, flags)
+
+
+cdef int raise_shape(Index index, size_t row, str why) except -1:
+    raise UnsupportedError(f"tensor {index.entry(row).name!r} cannot be a numpy array: {why}")
+
+
+cdef int raise_outside(Index index, size_t row) except -1:
+    raise TruncatedError(f"the bytes of tensor {index.entry(row).name!r} lie beyond the end of the data")
+
+
+def view(Index index not None, size_t row, Region region not None, cnp.dtype dtype not None, bint whole=False):
+    """The array of one tensor over *region*.
+
+    Parameters
+    ----------
+    index, row
+        The tensor.
+    region : Region
+        The bytes of the whole source, or, where *whole*, of the tensor's storage alone.
+    dtype : numpy.dtype
+        Of an element, of half a complex one (the array then has a last axis of 2), or uint8 for a packed dtype.
+
+    Raises
+    ------
+    UnsupportedError
+        numpy has no such array, or the tensor has no data.
+    FormatError
+        The record of the archive is not where, or what, the directory says; or the source has changed its size.
+    """
+    cdef const Row *described
+    cdef const Extent *extent
+    cdef cnp.npy_intp shape[65]
+    cdef cnp.npy_intp strides[65]
+    cdef uint64_t position = 0, total, item, bits, length, size
+    cdef int ndim, i
+    cdef char *data
+    cdef cnp.ndarray array
+    if row >= index.names.count:
+        raise IndexError(row)
+    described = &index.rows[row]
+    if described.storage == NO_STORAGE:
+        raise UnsupportedError(
+            f"{index.entry(row).name!r} is a meta tensor: the file holds its shape {index.entry(row).shape} and no data"
+        )
+    extent = index.extent(described.storage)
+    length = region.held.len
+    if not whole:
+        position = extent.position
+        if index.records is not None and index.records.members != NULL:
+            if position > length:
+                raise_outside(index, row)
+            locate(
+                index.records, described.storage, <const uint8_t *>region.held.buf + position, length - position, &position
+            )
+    if position > length or extent.size > length - position or described.offset > extent.size:
+        raise_outside(index, row)
+    data = (<char *>region.held.buf if region.held.len else <char *>&NOTHING) + position + described.offset
+
+    ndim = described.ndim
+    bits = index.dtypes.bits[described.dtype]
+    item = dtype.itemsize
+    if ndim + (bits > item * 8) > NUMPY_DIMENSIONS:
+        raise_shape(index, row, f"it has {ndim} dimensions and numpy stops at {NUMPY_DIMENSIONS}")
+    total = item if bits < 8 else bits // 8
+    for i in range(ndim):
+        size = index.dims[described.dims + i]
+        # numpy multiplies the sizes even of an array without elements, leaving out only the zeros.
+        if size > MAX_BYTES or (size and total > MAX_BYTES // size):
+            raise_shape(index, row, f"its shape {index.entry(row).shape} is beyond what numpy can count")
+        if size:
+            total *= size
+        shape[i] = <cnp.npy_intp>size
+        if described.flags & STRIDED:
+            strides[i] = <cnp.npy_intp>index.dims[described.dims + ndim + i]
+    if bits < 8:
+        ndim = pack(shape, ndim, bits, extent.size)
+    elif bits > item * 8:
+        strides[ndim] = <cnp.npy_intp>item
+        shape[ndim] = 2
+        ndim += 1
+    Py_INCREF(dtype)         # the call below takes it over
+    array = PyArray_NewFromDescr(
+        cnp.ndarray, dtype, ndim, shape, strides if described.flags & STRIDED else NULL, data, 0, NULL
+    )
+    cnp.set_array_base(array, region)
+    return array
+
+
+cdef int pack(cnp.npy_intp *shape, int ndim, uint64_t bits, uint64_t nbytes) noexcept:
+    """Turn a shape in elements of *bits* into one of packed bytes; returns its number of dimensions.
+
+    The last axis is counted in bytes where a row fills whole ones, as torch counts its packed dtypes; else all is one run.
+    """
+    if ndim and <uint64_t>shape[ndim - 1] * bits % 8 == 0:
+        shape[ndim - 1] = <cnp.npy_intp>(<uint64_t>shape[ndim - 1] * bits // 8)
+        return ndim
+    shape[0] = <cnp.npy_intp>nbytes
+    return 1

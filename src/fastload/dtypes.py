@@ -1,0 +1,102 @@
+"""The dtype table: one row a dtype, every format's spelling of it.
+
+The native core knows a dtype by its row number (its *code*) and its bits; numpy's dtype is looked up when a tensor is
+first asked for, so that `ml_dtypes` is imported only for a tensor that needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from fastload import _native
+
+__all__ = ["DTYPES", "SAFETENSORS", "TABLE", "TORCH_DTYPES", "TORCH_STORAGES", "Dtype", "numpy_dtype"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """One dtype.
+
+    Attributes
+    ----------
+    name : str
+        The canonical name, which is torch's where torch has the dtype.
+    numpy : str
+        The numpy dtype of an array of it; a name without a byte-order mark is `ml_dtypes`'.
+    bits : int
+        The size of one element. Below 8, elements are packed and arrays hold the packed bytes.
+    swap : int
+        The unit in bytes whose order is reversed in big-endian data; 1 where there is nothing to reverse.
+    safetensors, torch_storage : str or None
+        What the format calls it; None where the format lacks it.
+    in_torch : bool
+        Whether `torch.<name>` is a dtype of torch, as `_rebuild_tensor_v3` names it.
+    """
+
+    name: str
+    numpy: str
+    bits: int
+    swap: int
+    safetensors: str | None = None
+    torch_storage: str | None = None
+    in_torch: bool = True
+
+
+DTYPES = (
+    #     name               numpy              bits swap safetensors     torch storage
+    Dtype("bool",            "|b1",             8, 1, "BOOL",        "BoolStorage"),
+    Dtype("uint8",           "|u1",             8, 1, "U8",          "ByteStorage"),
+    Dtype("int8",            "|i1",             8, 1, "I8",          "CharStorage"),
+    Dtype("uint16",          "<u2",            16, 2, "U16"),
+    Dtype("int16",           "<i2",            16, 2, "I16",         "ShortStorage"),
+    Dtype("uint32",          "<u4",            32, 4, "U32"),
+    Dtype("int32",           "<i4",            32, 4, "I32",         "IntStorage"),
+    Dtype("uint64",          "<u8",            64, 8, "U64"),
+    Dtype("int64",           "<i8",            64, 8, "I64",         "LongStorage"),
+    Dtype("float16",         "<f2",            16, 2, "F16",         "HalfStorage"),
+    Dtype("bfloat16",        "bfloat16",       16, 2, "BF16",        "BFloat16Storage"),  # numpy has no bfloat16
+    Dtype("float32",         "<f4",            32, 4, "F32",         "FloatStorage"),
+    Dtype("float64",         "<f8",            64, 8, "F64",         "DoubleStorage"),
+    Dtype("complex32",       "<f2",            32, 2),  # an array of float16 with a last axis of 2: numpy has no half complex
+    Dtype("complex64",       "<c8",            64, 4, "C64",         "ComplexFloatStorage"),
+    Dtype("complex128",      "<c16",          128, 8, None,          "ComplexDoubleStorage"),
+    Dtype("float8_e4m3fn",   "float8_e4m3fn",   8, 1, "F8_E4M3"),
+    Dtype("float8_e5m2",     "float8_e5m2",     8, 1, "F8_E5M2"),
+    Dtype("float8_e8m0fnu",  "float8_e8m0fnu",  8, 1, "F8_E8M0"),
+    Dtype("float8_e4m3fnuz", "float8_e4m3fnuz", 8, 1, "F8_E4M3FNUZ"),
+    Dtype("float8_e5m2fnuz", "float8_e5m2fnuz", 8, 1, "F8_E5M2FNUZ"),
+    Dtype("float4_e2m1fn",   "|u1",             4, 1, "F4",          None, False),
+    Dtype("float6_e2m3fn",   "|u1",             6, 1, "F6_E2M3",     None, False),
+    Dtype("float6_e3m2fn",   "|u1",             6, 1, "F6_E3M2",     None, False),
+    # torch counts these in bytes, whatever is packed into one.
+    Dtype("float4_e2m1fn_x2", "|u1",            8, 1),
+    Dtype("bits8",           "|u1",             8, 1),
+    Dtype("bits16",          "<u2",            16, 2),
+    Dtype("bits1x8",         "|u1",             8, 1),
+    Dtype("bits2x4",         "|u1",             8, 1),
+    Dtype("bits4x2",         "|u1",             8, 1),
+    Dtype("quint8",          "|u1",             8, 1, None,          "QUInt8Storage"),
+    Dtype("qint8",           "|i1",             8, 1, None,          "QInt8Storage"),
+    Dtype("qint32",          "<i4",            32, 4, None,          "QInt32Storage"),
+    Dtype("quint4x2",        "|u1",             8, 1, None,          "QUInt4x2Storage"),
+    Dtype("quint2x4",        "|u1",             8, 1, None,          "QUInt2x4Storage"),
+)  # fmt: skip
+
+TABLE = _native.DtypeTable([(row.name, row.bits, row.swap) for row in DTYPES])
+SAFETENSORS = _native.Spellings({row.safetensors: code for code, row in enumerate(DTYPES) if row.safetensors})
+TORCH_STORAGES = {row.torch_storage: code for code, row in enumerate(DTYPES) if row.torch_storage}
+TORCH_DTYPES = {row.name: code for code, row in enumerate(DTYPES) if row.in_torch}
+
+
+@cache
+def numpy_dtype(code: int) -> np.dtype:
+    """The numpy dtype of arrays whose dtype has this row number."""
+    name = DTYPES[code].numpy
+    if name[0] in "|<":
+        return np.dtype(name)
+    import ml_dtypes  # 8 ms, so only for a tensor that needs it
+
+    return np.dtype(getattr(ml_dtypes, name))

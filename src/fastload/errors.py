@@ -1,0 +1,89 @@
+"""Every exception that fastload raises of its own accord.
+
+A message says what is wrong, where, and what to do next. The parsers know only bytes and byte offsets; `open` and
+`Checkpoint` add the path and the format on the way out (`located`).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "FastloadError",
+    "FormatError",
+    "LimitError",
+    "TensorNotFoundError",
+    "TruncatedError",
+    "UnknownFormatError",
+    "UnsupportedError",
+    "located",
+    "printable",
+]
+
+
+def printable(text: str) -> str:
+    """*text* for a person's eyes: control, bidi and surrogate characters as escapes, the rest as it is."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class FastloadError(Exception):
+    """Base of every error of fastload.
+
+    Attributes
+    ----------
+    message : str
+        What is wrong, without the place.
+    path : str or None
+        The file; None for a buffer.
+    offset : int or None
+        Where the trouble begins, in bytes from the start of the file (of the inflated record, where it was compressed).
+    format : str or None
+        The format that the file was taken for.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | None = None, offset: int | None = None, format: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.offset = offset
+        self.format = format
+
+    def __str__(self) -> str:
+        place = f"{self.path}: " if self.path else ""
+        byte = f" (at byte {self.offset:#x})" if self.offset is not None else ""
+        return printable(f"{place}{self.message}{byte}")
+
+
+class FormatError(FastloadError, ValueError):
+    """The bytes break the rules of their format."""
+
+
+class UnknownFormatError(FormatError):
+    """The bytes are of no format that fastload knows."""
+
+
+class TruncatedError(FormatError):
+    """The file ends before what it promises; most often a download that was cut short."""
+
+
+class LimitError(FormatError):
+    """A count or length is beyond a stated limit, so that a hostile file cannot exhaust memory or time."""
+
+
+class UnsupportedError(FastloadError, NotImplementedError):
+    """The file is sound, but it, or this tensor of it, is something that fastload cannot give."""
+
+
+class TensorNotFoundError(FastloadError, KeyError):
+    """The checkpoint has no tensor of that name; the message offers near ones."""
+
+    __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
+
+
+def located(error: FastloadError, path: str | None, format: str | None = None) -> FastloadError:
+    """*error* itself, with the file and the format filled in where they are still unknown."""
+    error.path = error.path or path
+    error.format = error.format or format
+    return error

@@ -1,0 +1,1 @@
+"""Everything that PyTorch writes; for now the zip archive of `torch.save`."""

@@ -1,0 +1,91 @@
+"""No leak: a malformed file opened a thousand times leaves allocated blocks, mappings and descriptors as they were."""
+
+import gc
+import os
+import pathlib
+import sys
+import time
+
+import pytest
+
+import fastload
+from builders import SMALLEST, smallest_file
+from malformed import MALFORMED
+
+TIMES = 1000
+WARM_UP = 20
+SECONDS_PER_FILE = 2  # a big shared file is opened fewer times rather than for longer
+BLOCKS = 40  # of Python's allocator: caches of interpreter and numpy breathe by a few
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "malformed"
+
+
+def attempt(source):
+    """Open and read everything; True if it was refused."""
+    try:
+        with fastload.open(source) as checkpoint:
+            repr(checkpoint.objects)
+            for name in checkpoint:
+                checkpoint[name]
+    except (fastload.FastloadError, OSError):
+        return True
+    return False
+
+
+def held():
+    """(allocated blocks, mappings, descriptors) of this process."""
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        mappings = sum(1 for _ in maps)
+    return sys.getallocatedblocks(), mappings, len(os.listdir("/proc/self/fd"))
+
+
+def assert_flat(sources, times=TIMES):
+    """Opening each source many times leaves nothing behind. Everything is warmed up first."""
+    for source in sources:
+        for _ in range(WARM_UP):
+            attempt(source)
+    for source in sources:
+        blocks, mappings, descriptors = held()
+        end = time.monotonic() + SECONDS_PER_FILE
+        for _ in range(times):
+            attempt(source)
+            if time.monotonic() > end:
+                break
+        blocks_after, mappings_after, descriptors_after = held()
+        shown = source if isinstance(source, os.PathLike) else f"{source!r:.80}"
+        assert blocks_after - blocks < BLOCKS, shown
+        assert mappings_after - mappings < 4 and descriptors_after == descriptors, shown
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_files_are_refused(name):
+    assert attempt(MALFORMED[name])
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_buffer_leaves_nothing_behind(name):
+    assert_flat([MALFORMED[name]])
+
+
+@pytest.mark.parametrize("io", ["mmap", "read"])
+def test_a_malformed_file_leaves_nothing_behind(io, tmp_path):
+    for number, raw in enumerate(MALFORMED.values()):
+        (tmp_path / f"{number}").write_bytes(raw)
+
+    assert_flat(sorted(tmp_path.iterdir()), times=200)
+
+
+@pytest.mark.parametrize("format_name", SMALLEST)
+def test_a_good_file_leaves_nothing_behind(format_name, tmp_path):
+    (tmp_path / "good").write_bytes(smallest_file(format_name))
+
+    assert_flat([smallest_file(format_name), tmp_path / "good"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this repository")
+@pytest.mark.parametrize("folder", ["safetensors", "zip", "pickle", "whole"])
+def test_the_shared_malformed_files_leave_nothing_behind(folder):
+    small = [path for path in sorted((SHARED / folder).iterdir()) if path.stat().st_size < 1 << 20]
+
+    assert_flat(small, times=100)

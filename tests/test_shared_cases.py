@@ -1,0 +1,43 @@
+"""The cases beside the repository, where they are: golden values, and malformed files that must be refused."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this repository")
+
+
+def run(*command):
+    found = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=600)
+    return found.returncode, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "burn", "torch"])
+def test_golden_values(folder):
+    status, output = run(SHARED / "tools/check_golden.py", SHARED / "cases" / folder, "--unsupported-ok")
+
+    passed, failed = map(int, re.search(r"^(\d+) passed, (\d+) failed", output, re.MULTILINE).groups())
+    assert (status, failed) == (0, 0), output
+    assert passed > 0
+
+
+# Good files that hold what a later version reads: open() refuses them as unsupported, which is not what they expect.
+FOR_LATER = re.compile(r"(?i)numpy|module|legacy|quanti|sparse|nested|script|pickle is")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pytorch-zip", "pickle", "whole"])
+def test_malformed_files(kind):
+    tools = SHARED / "tools"
+    _, output = run(tools / "run_malformed.py", "--format", kind, "--worker", tools / "worker_fastload.py")
+
+    outcomes = re.search(r"outcomes: (.*)", output).group(1)
+    assert "canary imported: 0" in output
+    for bad in ("crash", "timeout", "oom", "traceback", "wrong-data", "memory", "canary"):
+        assert bad not in outcomes, output
+    disagreements = [line for line in output.splitlines() if line.startswith("DISAGREE")]
+    surprising = [line for line in disagreements if not ("UnsupportedError" in line and FOR_LATER.search(line))]
+    assert not surprising, "\n".join(surprising)
