@@ -10,7 +10,7 @@ SANITIZE = bool(os.environ.get("FASTLOAD_SANITIZE"))  # address and undefined-be
 COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx files; not on CPython 3.12
 
 MODULES = [
-    "cursor", "filesystem", "graph", "harvest", "index", "keys", "machine", "names", "objects", "pickle", "recipe", "safetensors",
+    "contents", "cursor", "filesystem", "graph", "harvest", "index", "json", "keys", "machine", "names", "objects", "pickle", "recipe", "safetensors",
     "textargs", "utf8", "vector", "view", "zip",
 ]
 

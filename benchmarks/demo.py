@@ -8,19 +8,17 @@ been written, so they lie in the page cache: what is timed is fastload, not the 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 import fastload
 from generate import transformer, write_safetensors, write_torch_zip
+from memory import MIB, copied, status
 
-MIB = 1 << 20
 WRITERS = {"model.safetensors": write_safetensors, "model.pt": write_torch_zip}
 
 
@@ -51,13 +49,13 @@ def main() -> None:
 
 def measure(path: Path, layers: int) -> None:
     """Open *path*, take every tensor, print the cost, and only then read the values and compare them."""
-    before = memory()
+    before = status()
     start = time.perf_counter()
     checkpoint = fastload.open(path)
     opened = time.perf_counter()
     arrays = dict(checkpoint.items())
     taken = time.perf_counter()
-    after = memory()
+    after = status()
 
     total = sum(array.nbytes for array in arrays.values())
     report("open", f"{(opened - start) * 1e3:.2f} ms")
@@ -74,36 +72,6 @@ def measure(path: Path, layers: int) -> None:
     if wrong or arrays.keys() != expected.keys():
         sys.exit(f"{path}: values differ from what was written: {', '.join(wrong) or 'the names'}")
     report("values", "all equal to what was written")
-
-
-def memory() -> dict[str, int]:
-    """This process's memory in bytes, by the kernel's names; empty where the kernel does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        return {field: int(fields[field].split()[0]) * 1024 for field in ("RssAnon", "RssFile", "VmHWM")}
-    except (OSError, KeyError):
-        return {}
-
-
-def copied(path: Path, arrays: Iterable[np.ndarray]) -> int:
-    """How many bytes of *arrays* lie outside the mapping of *path*; where there is no /proc, in memory of their own."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return sum(array.nbytes for array in arrays if array.flags.owndata)
-    real = os.path.realpath(path)
-    mappings = [
-        [int(address, 16) for address in line.split(maxsplit=1)[0].split("-")]
-        for line in lines
-        if line.split(maxsplit=5)[5:] == [real]
-    ]
-
-    def mapped(array: np.ndarray) -> bool:
-        start = array.ctypes.data
-        return any(begin <= start and start + array.nbytes <= end for begin, end in mappings)
-
-    return sum(array.nbytes for array in arrays if not mapped(array))
 
 
 def report(what: str, figure: str) -> None:

@@ -96,6 +96,6 @@ MALFORMED = {
     "extension": torch_file_with(OPCODES["EXT1"] + b"\1"),
     "out-of-band buffer": torch_file_with(OPCODES["NEXT_BUFFER"]),
     "unhashable key": torch_file_with(b"}]K\1s"),
-    "deep list": torch_zip(Pickle(2).raw(b"]" * 20_000).stop()),
+    "nothing but a mark": torch_zip(Pickle(2).op("MARK").stop()),
     "odd persistent id": torch_file_with(b"K\1" + OPCODES["BINPERSID"]),
 }

@@ -11,7 +11,7 @@ def read_all(source):
     refusal = None
     try:
         with fastload.open(source) as checkpoint:
-            repr(checkpoint), repr(checkpoint.objects), repr(checkpoint.metadata)
+            repr(checkpoint), type(checkpoint.objects), type(checkpoint.metadata)  # whose own repr may be too deep
             for entry in checkpoint.entries():
                 repr(entry), entry.key_path, entry.strides, entry.offset, entry.zero_copy
             for name in checkpoint:

@@ -126,3 +126,13 @@ def test_two_hundred_thousand_entries_are_listed_within_seconds():
 
     assert sum(entry.nbytes for entry in checkpoint.entries()) == count
     assert checkpoint.entry(f"t{count - 1}").name == f"t{count - 1}"
+
+
+def test_sizes_and_strides_beyond_the_small_integers_are_objects_of_their_own():
+    held = storage("uint8", bytes(300_000))
+    entry = fastload.open(torch_file({"w": Tensor(held, (300, 400), (1, 700))})).entry("w")
+
+    shapes, strides = [entry.shape for _ in range(1000)], [entry.strides for _ in range(1000)]
+    texts = {repr(entry) for _ in range(1000)}
+
+    assert set(shapes) == {(300, 400)} and set(strides) == {(1, 700)} and len(texts) == 1

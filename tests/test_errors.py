@@ -97,7 +97,7 @@ def test_a_format_error_knows_its_path_offset_and_format(tmp_path):
 
     assert error.path == str(tmp_path / "bad.safetensors") and error.format == "safetensors"
     assert error.offset is None or 8 <= error.offset < 100
-    assert str(tmp_path / "bad.safetensors") in str(error) and '"w"' in str(error)
+    assert str(tmp_path / "bad.safetensors") in str(error) and "'w'" in str(error)
 
 
 def test_an_error_of_a_pickle_points_into_it():

@@ -1,6 +1,7 @@
 """Sources: paths and buffers, mapped or read; views outlive everything, and nothing is read that nobody asked for."""
 
 import array
+import errno
 import gc
 import mmap
 import os
@@ -172,12 +173,15 @@ def test_a_missing_file_is_file_not_found(tmp_path):
         fastload.open(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_a_permission_error(tmp_path):
+def test_an_unreadable_file_is_a_permission_error(tmp_path, monkeypatch):
     (tmp_path / "secret").write_bytes(smallest_file("safetensors"))
-    (tmp_path / "secret").chmod(0)
 
-    with pytest.raises(PermissionError):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "secret"))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read whatever its mode
+
+    with pytest.raises(PermissionError, match="secret"):
         fastload.open(tmp_path / "secret")
 
 

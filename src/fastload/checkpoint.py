@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import html
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastload import formats
-from fastload._native import Index, view
+from fastload._native import LOAD, LOCATE, Index, view
 from fastload.dtypes import DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
@@ -55,9 +53,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
         source: Source = index.source
         try:
             code = index.dtype_code(row)
-            if source.region is not None and index.is_view(row):
-                return view(index, row, source.region, numpy_dtype(code))
-            return self._load(index, row, code)
+            access = index.access(row)
+            if source.region is None or access == LOAD:
+                return self._load(index, row, code)
+            if access == LOCATE:
+                source.locate(index.records, index.storage_of(row))
+            return view(index, row, source.region, numpy_dtype(code))
         except FastloadError as error:
             raise located(error, source.path, self._format.NAME) from None
 
@@ -170,6 +171,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return "\n".join([f"<fastload.Checkpoint {self._title()}>", *lines, *self._rest()])
 
     def _repr_html_(self) -> str:
+        import html  # only in a notebook
+
         if self._index is None:
             return html.escape(repr(self))
         entries = [self._index.entry(row) for row in range(min(len(self._index), SHOWN_TENSORS))]
@@ -208,10 +211,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             )
         swap = DTYPES[code].swap if index.swapped else 1
         source: Source = index.source
-        if source.region is not None and swap == 1 and (index.records is None or index.records.is_view(entry.storage)):
-            array = view(index, row, source.region, numpy_dtype(code))
-        else:
-            array = view(index, row, source.storage(index, entry.storage, swap), numpy_dtype(code), whole=True)
+        array = view(index, row, source.storage(index, entry.storage, swap), numpy_dtype(code), whole=True)
         conjugated, negated = index.resolution(row)
         if conjugated:
             array = np.conjugate(array)
@@ -235,6 +235,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def _not_found(self, name: object) -> TensorNotFoundError:
         index = self._open_index()
         near: list[str] = []
+        import difflib  # only for a message
+
         if isinstance(name, str) and len(index) <= MAX_COMPARED_NAMES:
             near = difflib.get_close_matches(name, index.list_names(), n=3)
         hint = f"; near: {', '.join(repr(other) for other in near)}" if near else ""

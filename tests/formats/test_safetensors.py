@@ -66,7 +66,7 @@ def test_order_is_by_data_offset_then_as_the_header_has_them():
     empty = safetensors_entry("F32", (0,), 8, 8)
     file = file_of(bytes(16), late=pair(8, 16), z=empty, first=pair(0, 8), a=empty)
 
-    assert list(fastload.open(file)) == ["first", "z", "a", "late"]
+    assert list(fastload.open(file)) == ["first", "late", "z", "a"]
 
 
 def test_an_empty_dict_is_a_checkpoint_without_tensors():
@@ -184,7 +184,7 @@ def test_escapes_in_field_names_and_dtypes_are_still_those():
 def test_a_name_given_twice_is_refused(second, offsets):
     text = f'{{"w":{json.dumps(pair())},{second}:{json.dumps(pair(*offsets))}}}'
 
-    with pytest.raises(FormatError, match="w"):
+    with pytest.raises(FormatError, match="'w'"):
         fastload.open(safetensors_raw(text, bytes(offsets[1])))
 
 
@@ -212,7 +212,7 @@ def test_a_known_field_given_twice_is_refused(field):
         fastload.open(safetensors_raw(text[:-2] + "," + again + "}}", F32_PAIR))
 
 
-@pytest.mark.parametrize("value", ["1", "null", '"x"', "[1,[2,{}]]", '{"a":{"b":[]}}', "-1.5e-3", "true", "1e400"])
+@pytest.mark.parametrize("value", ["1", "null", '"x"', "[1,[2,{}]]", '{"a":{"b":[]}}', "-1.5e-3", "true"])
 def test_an_unknown_field_is_accepted_as_the_reference_does(value):
     text = header_of(w=pair())[:-2] + f',"extra":{value}}}}}'
 
@@ -238,7 +238,7 @@ def test_deep_nesting_in_an_unknown_field_is_a_limit(opening, closing):
 
 @pytest.mark.parametrize("entry", ["1", "null", "true", '"F32"', "{}", "[]"])
 def test_an_entry_that_is_no_description_is_refused(entry):
-    with pytest.raises(FormatError, match="w"):
+    with pytest.raises(FormatError, match="'w'"):
         fastload.open(safetensors_raw(f'{{"w":{entry}}}', F32_PAIR))
 
 

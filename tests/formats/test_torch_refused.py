@@ -42,6 +42,11 @@ def numpy_archive():
     return file.getvalue()
 
 
+def with_attributes(tensor):
+    tensor.note = "x"
+    return tensor
+
+
 def sparse_rows():
     return torch.eye(2).to_sparse_csr()
 
@@ -62,6 +67,7 @@ def sparse_rows():
         (lambda: saved({"q": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)}), "quanti"),
         (lambda: saved({"s": torch.eye(2).to_sparse()}), "sparse"),
         (lambda: saved({"s": sparse_rows()}), "sparse"),
+        (lambda: saved({"t": with_attributes(torch.ones(2))}), "attributes"),
         (lambda: saved({"n": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}), "nested"),
     ],
     ids=[
@@ -77,6 +83,7 @@ def sparse_rows():
         "quantised",
         "sparse",
         "sparse_csr",
+        "attributes",
         "nested",
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from builders import Storage, Tensor, tensor, torch_file, torch_file_with, torch_pickle, torch_zip
 from pickles import Pickle, assemble
 
-SECONDS = 30
+SECONDS = 20
 READ_IN_A_CHILD = """if True:
     import resource, sys
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))

@@ -26,7 +26,7 @@ PATTERNS = [b"\0", b"\xff", b"PK\1\2", b"9", b'"', b"{"]
 
 def use(checkpoint):
     """Ask for everything; errors of ours are answers."""
-    for ask in (lambda: repr(checkpoint), lambda: repr(checkpoint.objects), lambda: repr(checkpoint.metadata)):
+    for ask in (lambda: repr(checkpoint), lambda: checkpoint.objects, lambda: checkpoint.metadata):
         with contextlib.suppress(fastload.FastloadError):
             ask()
     for name in list(checkpoint):

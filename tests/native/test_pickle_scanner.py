@@ -135,10 +135,10 @@ STREAMS = {
     "POP of a mark": ("1 MARK POP", 1),
     "POP_MARK": ("1 MARK 2 3 POP_MARK", 1),
     "DUP": ("7 DUP TUPLE2", (7, 7)),
-    "PUT and GET": (r"7 PUT=500\n POP GET=500\n", 7),
-    "BINPUT and BINGET": (r"7 BINPUT=\xfe POP BINGET=\xfe", 7),
+    "PUT and GET": (r"7 PUT=100\n POP GET=100\n", 7),
+    "BINPUT and BINGET": (r"7 BINPUT=\x64 POP BINGET=\x64", 7),
     "filled after it was memoised": (
-        r"EMPTY_LIST BINPUT=\xfe BINGET=\xfe TUPLE2 BINGET=\xfe 1 APPEND POP",
+        r"EMPTY_LIST BINPUT=\x64 BINGET=\x64 TUPLE2 BINGET=\x64 1 APPEND POP",
         ([1], [1]),
     ),
     "a key twice": ("EMPTY_DICT MARK 1 2 3 4 1 5 SETITEMS", {1: 5, 3: 4}),
@@ -188,7 +188,8 @@ def test_a_protocol_from_the_future_is_refused(protocol):
 LONG_LENGTHS = [
     r"BINUNICODE=\xff\xff\xff\xff", r"BINUNICODE8=\xff\xff\xff\xff\xff\xff\xff\xff", r"BINBYTES=\xff\xff\xff\xff",
     r"BINBYTES8=\xff\xff\xff\xff\xff\xff\xff\x7f", r"BYTEARRAY8=\0\0\0\0\0\1\0\0", r"LONG4=\xff\xff\xff\x7f",
-    r"LONG1=\xff", r"BINSTRING=\xff\xff\xff\x7f", r"SHORT_BINSTRING=\xff", r"SHORT_BINBYTES=\xff", r"SHORT_BINUNICODE=\xff",
+    r"LONG1=\xff", r"BINSTRING=\xff\xff\xff\x7f", r"SHORT_BINSTRING=\xff", r"SHORT_BINBYTES=\xff",
+    r"SHORT_BINUNICODE=\xff",
     r"FRAME=\xff\xff\xff\xff\xff\xff\xff\xff",
 ]  # fmt: skip
 
@@ -220,7 +221,7 @@ REFUSED_STREAMS = [
     "EMPTY_DICT EMPTY_LIST 1 SETITEM", "EMPTY_DICT EMPTY_DICT 1 SETITEM", "EMPTY_SET MARK EMPTY_LIST ADDITEMS",
     "MARK EMPTY_LIST FROZENSET",
     # text arguments
-    r"INT=x\n", r"INT=\n", r"LONG=L\n", r"FLOAT=one\n", r"FLOAT=\n", r"UNICODE=\\ud\n", r"STRING=bare\n",
+    r"INT=x\n", r"INT=\n", r"INT=1L\n", r"LONG=L\n", r"FLOAT=one\n", r"FLOAT=\n", r"UNICODE=\\ud\n", r"STRING=bare\n",
     r"STRING='open\n", r"MARK INST=\n", r"GLOBAL=a\xff\nb\n",
     # what is not UTF-8
     r"BINUNICODE=\1\0\0\0\xff", r"BINUNICODE=\2\0\0\0\xc0\x80", r"SHORT_BINUNICODE=\1\xe2",
@@ -277,8 +278,5 @@ def test_strings_of_python_2_come_as_text_or_bytes():
     )
 )
 def test_any_run_of_opcodes_gives_an_answer_or_an_error(parts):
-    try:
-        checkpoint = fastload.open(torch_file_with(b"".join(parts)))
-        repr(checkpoint.objects)
-    except fastload.FastloadError:
-        pass
+    with contextlib.suppress(fastload.FastloadError):
+        type(fastload.open(torch_file_with(b"".join(parts))).objects)

@@ -3,7 +3,7 @@
 from fastload._native.filesystem import filesystem_type
 from fastload._native.graph import Graph
 from fastload._native.harvest import harvest
-from fastload._native.index import DtypeTable, Index, Records, Spellings, TensorEntry
+from fastload._native.index import LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
 from fastload._native.recipe import Vocabulary
@@ -20,6 +20,9 @@ from fastload._native.zip import (
 
 __all__ = [
     "END_SEARCH_BYTES",
+    "LOAD",
+    "LOCATE",
+    "VIEW",
     "DtypeTable",
     "Graph",
     "Index",

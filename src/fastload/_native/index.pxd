@@ -100,6 +100,9 @@ cdef class Records:
     cdef size_t extents_capacity
     cdef Member *members     # NULL where the runs are bare bytes without a local header
     cdef size_t members_capacity
+    # Where the bytes of a record begin, once its local header has been read and checked; 0 before. The one thing here
+    # that is written after the table is made: each is a single store, of a number that any thread may find.
+    cdef uint64_t *places
     cdef uint64_t limit      # where the directory of an archive begins; no record reaches past it
 
     cdef bint is_stored(self, uint32_t number) noexcept nogil
@@ -123,6 +126,7 @@ cdef class Index:
     cdef readonly object source
     cdef readonly bint swapped
 
+    cdef bint is_located(self, uint32_t storage) noexcept nogil
     cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil
     cdef int add_row(self, const Row *row) except -1 nogil
     cdef int add_path(self, const Segment *segments, size_t count, bint renamed) except -1 nogil

@@ -5,15 +5,22 @@ every number as they do, and hand it over; it never changes afterwards.
 """
 
 cimport cython
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from fastload._native.names cimport Span, find_name, free_names
+from fastload._native.utf8 cimport is_ascii
 from fastload._native.vector cimport reserve
 
 from fastload.errors import LimitError
+
+# How an array is made: from a storage in memory of its own, from the mapped source, or from it once the storage's record
+# has been located.
+LOAD, VIEW, LOCATE = range(3)
 
 # What a row can be, by the number in its `kind`.
 KINDS = ("tensor", "parameter", "buffer", "storage", "meta")
@@ -63,6 +70,7 @@ cdef class Records:
         free_names(&self.names)
         free(self.extents)
         free(self.members)
+        free(self.places)
 
     cdef bint is_stored(self, uint32_t number) noexcept nogil:
         """Whether the bytes lie in the source as they are, not compressed."""
@@ -193,6 +201,10 @@ cdef class Index:
             self.segments_count += count
         return 0
 
+    cdef bint is_located(self, uint32_t storage) noexcept nogil:
+        """Whether it is known where the bytes of a storage begin."""
+        return self.records is None or self.records.members == NULL or self.records.places[storage] != 0
+
     cdef const Extent *extent(self, uint32_t storage) noexcept nogil:
         return &self.extents[storage] if self.records is None else &self.records.extents[storage]
 
@@ -229,11 +241,19 @@ cdef class Index:
             raise IndexError(row)
         return bool(self.rows[row].flags & CONJUGATED), bool(self.rows[row].flags & NEGATED)
 
-    def is_view(self, size_t row):
-        """Whether the array of a tensor is a view of the source as it lies there."""
+    def access(self, size_t row):
+        """How the array of a tensor is made: one of LOAD, LOCATE and VIEW."""
         if row >= self.names.count:
             raise IndexError(row)
-        return is_view(self, &self.rows[row])
+        if not is_view(self, &self.rows[row]):
+            return LOAD
+        return VIEW if self.is_located(self.rows[row].storage) else LOCATE
+
+    def storage_of(self, size_t row):
+        """The number of a tensor's storage."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return self.rows[row].storage
 
     def extent_of(self, size_t storage):
         """(position, size) of a storage that no Records hold, in bytes."""
@@ -259,12 +279,33 @@ cdef class Index:
 
 
 cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(object made)
+    str PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
+    void *PyUnicode_1BYTE_DATA(object text)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
 
 cdef inline str text_of(Index index, size_t row):
     cdef Span span = index.names.spans[row]
+    cdef str text
+    if is_ascii(index.names.text + span.start, span.length):
+        text = PyUnicode_New(span.length, 127)
+        if span.length:                      # the empty text is shared, and must not even be touched
+            memcpy(PyUnicode_1BYTE_DATA(text), index.names.text + span.start, span.length)
+        return text
     return PyUnicode_DecodeUTF8(index.names.text + span.start, span.length, "surrogatepass")
+
+
+cdef tuple tuple_of(const uint64_t *numbers, size_t count):
+    cdef tuple made = PyTuple_New(count)
+    cdef object number
+    cdef size_t i
+    for i in range(count):
+        number = numbers[i]
+        Py_INCREF(number)                    # SET_ITEM takes a reference over
+        PyTuple_SET_ITEM(made, i, number)
+    PyObject_GC_UnTrack(made)                # ints alone: the garbage collector would find the same, later
+    return made
 
 
 cdef inline bint is_view(Index index, const Row *row) noexcept:
@@ -331,8 +372,7 @@ cdef class TensorEntry:
     def shape(self):
         """The sizes of the dimensions, in elements."""
         cdef const Row *row = &self.index.rows[self.row]
-        cdef size_t i
-        return tuple([self.index.dims[row.dims + i] for i in range(row.ndim)])
+        return tuple_of(self.index.dims + row.dims, row.ndim)
 
     @property
     def strides(self):
@@ -341,7 +381,7 @@ cdef class TensorEntry:
         cdef size_t i
         cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
         if row.flags & STRIDED:
-            return tuple([self.index.dims[row.dims + row.ndim + i] for i in range(row.ndim)])
+            return tuple_of(self.index.dims + row.dims + row.ndim, row.ndim)
         if bits % 8:
             return None
         strides = []

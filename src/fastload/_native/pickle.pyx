@@ -10,7 +10,7 @@ Opcodes: CPython's Lib/pickletools.py, which also is the oracle of the tests.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from fastload._native.cursor cimport (
@@ -27,8 +27,8 @@ from fastload._native.machine cimport (
 from fastload._native.textargs cimport (
     push_float_line, push_int_line, push_name_line, push_string_line, push_text_line, read_decimal,
 )
-from fastload._native.utf8 cimport is_utf8
-from fastload._native.vector cimport raise_no_memory, reserve
+from fastload._native.utf8 cimport is_ascii, is_utf8
+from fastload._native.vector cimport reserve, zeroed
 
 cdef enum Op:
     OP_MARK = 0x28  # (
@@ -103,6 +103,7 @@ cdef enum Op:
 cdef enum:
     HIGHEST_PROTOCOL = 5
     MAX_NODES = 0x7FFFFFFF   # nodes are numbered with 32 bits
+    MAX_GUESSED_BYTES = 67_108_864  # of a stream, for which room is made ahead: a longer one is mostly data
 
 
 cdef inline int pop_mark(Machine *machine, size_t *first) except -1 nogil:
@@ -186,34 +187,38 @@ cdef int update_top(Machine *machine, Graph graph, uint32_t kind, size_t first, 
     return update(machine, graph, machine.stack[first - 1], kind, first)
 
 
-cdef int memo_put(Machine *machine, uint64_t index) except -1 nogil:
-    """Remember the value on top of the stack."""
+cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil:
+    """Make room for a memo entry."""
     cdef uint32_t *grown
     cdef size_t capacity
     cdef size_t stream = machine.cursor.end - machine.cursor.start
+    # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
+    if index >= stream:
+        return raise_limit(machine, "a memo index beyond the length of the stream")
+    capacity = machine.memo_capacity * 2
+    if capacity <= index:
+        capacity = max(index + 1, stream // 16)   # a guess that suits torch's own pickles
+    grown = <uint32_t *>zeroed(capacity, sizeof(uint32_t))
+    if machine.memo_capacity:
+        memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))
+    free(machine.memo)
+    machine.memo = grown
+    machine.memo_capacity = capacity
+    return 0
+
+
+cdef inline int memo_put(Machine *machine, uint64_t index) except -1 nogil:
+    """Remember the value on top of the stack."""
     need(machine, 1)
     if index >= machine.memo_capacity:
-        # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
-        if index >= stream:
-            return raise_limit(machine, "a memo index beyond the length of the stream")
-        capacity = machine.memo_capacity * 2
-        if capacity <= index:
-            capacity = index + 1
-        grown = <uint32_t *>calloc(capacity, sizeof(uint32_t))
-        if grown == NULL:
-            return raise_no_memory()
-        if machine.memo_capacity:
-            memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))
-        free(machine.memo)
-        machine.memo = grown
-        machine.memo_capacity = capacity
+        grow_memo(machine, index)
     if machine.memo[index] == 0:
         machine.memo_count += 1
     machine.memo[index] = machine.stack[machine.height - 1]
     return 0
 
 
-cdef int memo_get(Machine *machine, uint64_t index) except -1 nogil:
+cdef inline int memo_get(Machine *machine, uint64_t index) except -1 nogil:
     if index >= machine.memo_capacity or machine.memo[index] == 0:
         return raise_pickle(machine, "a memo entry is used that was never made")
     return push(machine, machine.memo[index])
@@ -244,7 +249,7 @@ cdef int push_binfloat(Machine *machine, Graph graph) except -1 nogil:
 
 cdef int push_text(Machine *machine, Graph graph, uint64_t length) except -1 nogil:
     cdef const uint8_t *text = take(&machine.cursor, length)
-    if not is_utf8(<const char *>text, length, True):
+    if not is_ascii(<const char *>text, length) and not is_utf8(<const char *>text, length, True):
         return raise_pickle(machine, "a text is not UTF-8")
     return push_node(machine, graph, TEXT, text - machine.cursor.start, length, 0)
 
@@ -307,236 +312,227 @@ cdef int new_object_ex(Machine *machine, Graph graph) except -1 nogil:
     return update(machine, graph, machine.stack[machine.height - 2], KEYWORDS, machine.height - 1)
 
 
-cdef int step(Machine *machine, Graph graph, uint8_t op) except -1 nogil:
-    """Carry out one opcode; 1 for STOP."""
+cdef int run(Machine *machine, Graph graph) except -1 nogil:
+    """Carry out the stream up to its STOP."""
     cdef Cursor *cursor = &machine.cursor
-    cdef uint8_t u8 = 0
+    cdef uint8_t op = 0, u8 = 0
     cdef uint16_t u16 = 0
     cdef uint32_t u32 = 0
     cdef uint64_t u64 = 0
     cdef size_t first = 0
+    while True:
+        read_u8(cursor, &op)
+        if op == OP_BINPUT:
+            read_u8(cursor, &u8)
+            memo_put(machine, u8)
+        elif op == OP_LONG_BINPUT:
+            read_u32(cursor, &u32)
+            memo_put(machine, u32)
+        elif op == OP_MEMOIZE:
+            memo_put(machine, machine.memo_count)
+        elif op == OP_PUT:
+            read_decimal(machine, &u64)
+            memo_put(machine, u64)
+        elif op == OP_BINGET:
+            read_u8(cursor, &u8)
+            memo_get(machine, u8)
+        elif op == OP_LONG_BINGET:
+            read_u32(cursor, &u32)
+            memo_get(machine, u32)
+        elif op == OP_GET:
+            read_decimal(machine, &u64)
+            memo_get(machine, u64)
 
-    if op == OP_BINPUT:
-        read_u8(cursor, &u8)
-        return memo_put(machine, u8)
-    elif op == OP_LONG_BINPUT:
-        read_u32(cursor, &u32)
-        return memo_put(machine, u32)
-    elif op == OP_MEMOIZE:
-        return memo_put(machine, machine.memo_count)
-    elif op == OP_PUT:
-        read_decimal(machine, &u64)
-        return memo_put(machine, u64)
-    elif op == OP_BINGET:
-        read_u8(cursor, &u8)
-        return memo_get(machine, u8)
-    elif op == OP_LONG_BINGET:
-        read_u32(cursor, &u32)
-        return memo_get(machine, u32)
-    elif op == OP_GET:
-        read_decimal(machine, &u64)
-        return memo_get(machine, u64)
+        elif op == OP_MARK:
+            reserve(<void **>&machine.marks, &machine.marks_capacity, machine.marks_count + 1, sizeof(size_t))
+            machine.marks[machine.marks_count] = machine.fence
+            machine.marks_count += 1
+            machine.fence = machine.height
+        elif op == OP_POP:
+            if machine.height == machine.fence and machine.marks_count:
+                pop_mark(machine, &first)
+            else:
+                pop(machine, &u32)
+        elif op == OP_POP_MARK:
+            pop_mark(machine, &first)
+            machine.height = first
+        elif op == OP_DUP:
+            need(machine, 1)
+            push(machine, machine.stack[machine.height - 1])
 
-    elif op == OP_MARK:
-        reserve(<void **>&machine.marks, &machine.marks_capacity, machine.marks_count + 1, sizeof(size_t))
-        machine.marks[machine.marks_count] = machine.fence
-        machine.marks_count += 1
-        machine.fence = machine.height
-        return 0
-    elif op == OP_POP:
-        if machine.height == machine.fence and machine.marks_count:
-            return pop_mark(machine, &first)
-        return pop(machine, &u32)
-    elif op == OP_POP_MARK:
-        pop_mark(machine, &first)
-        machine.height = first
-        return 0
-    elif op == OP_DUP:
-        need(machine, 1)
-        return push(machine, machine.stack[machine.height - 1])
+        elif op == OP_NONE:
+            push(machine, NODE_NONE)
+        elif op == OP_NEWTRUE:
+            push(machine, NODE_TRUE)
+        elif op == OP_NEWFALSE:
+            push(machine, NODE_FALSE)
+        elif op == OP_BININT1:
+            read_u8(cursor, &u8)
+            push(machine, NODE_INT_0 + <uint32_t>u8)
+        elif op == OP_BININT2:
+            read_u16(cursor, &u16)
+            push_node(machine, graph, INT, u16, 0, 0)
+        elif op == OP_BININT:
+            read_u32(cursor, &u32)
+            push_node(machine, graph, INT, <uint64_t><int64_t><int32_t>u32, 0, 0)
+        elif op == OP_INT:
+            push_int_line(machine, graph, True)
+        elif op == OP_LONG:
+            push_int_line(machine, graph, False)
+        elif op == OP_LONG1:
+            read_u8(cursor, &u8)
+            push_long_bytes(machine, graph, u8)
+        elif op == OP_LONG4:
+            read_u32(cursor, &u32)
+            if u32 > 0x7FFFFFFF:
+                return raise_pickle(machine, "LONG4 of negative length")
+            push_long_bytes(machine, graph, u32)
+        elif op == OP_BINFLOAT:
+            push_binfloat(machine, graph)
+        elif op == OP_FLOAT:
+            push_float_line(machine, graph)
 
-    elif op == OP_NONE:
-        return push(machine, NODE_NONE)
-    elif op == OP_NEWTRUE:
-        return push(machine, NODE_TRUE)
-    elif op == OP_NEWFALSE:
-        return push(machine, NODE_FALSE)
-    elif op == OP_BININT1:
-        read_u8(cursor, &u8)
-        return push(machine, NODE_INT_0 + <uint32_t>u8)
-    elif op == OP_BININT2:
-        read_u16(cursor, &u16)
-        return push_node(machine, graph, INT, u16, 0, 0)
-    elif op == OP_BININT:
-        read_u32(cursor, &u32)
-        return push_node(machine, graph, INT, <uint64_t><int64_t><int32_t>u32, 0, 0)
-    elif op == OP_INT:
-        return push_int_line(machine, graph, True)
-    elif op == OP_LONG:
-        return push_int_line(machine, graph, False)
-    elif op == OP_LONG1:
-        read_u8(cursor, &u8)
-        return push_long_bytes(machine, graph, u8)
-    elif op == OP_LONG4:
-        read_u32(cursor, &u32)
-        if u32 > 0x7FFFFFFF:
-            return raise_pickle(machine, "LONG4 of negative length")
-        return push_long_bytes(machine, graph, u32)
-    elif op == OP_BINFLOAT:
-        return push_binfloat(machine, graph)
-    elif op == OP_FLOAT:
-        return push_float_line(machine, graph)
+        elif op == OP_BINUNICODE:
+            read_u32(cursor, &u32)
+            push_text(machine, graph, u32)
+        elif op == OP_SHORT_BINUNICODE:
+            read_u8(cursor, &u8)
+            push_text(machine, graph, u8)
+        elif op == OP_BINUNICODE8:
+            read_u64(cursor, &u64)
+            push_text(machine, graph, u64)
+        elif op == OP_UNICODE:
+            push_text_line(machine, graph)
+        elif op == OP_SHORT_BINSTRING:
+            read_u8(cursor, &u8)
+            push_slice(machine, graph, STR8, u8, 0)
+        elif op == OP_BINSTRING:
+            read_u32(cursor, &u32)
+            if u32 > 0x7FFFFFFF:
+                return raise_pickle(machine, "BINSTRING of negative length")
+            push_slice(machine, graph, STR8, u32, 0)
+        elif op == OP_STRING:
+            push_string_line(machine, graph)
+        elif op == OP_SHORT_BINBYTES:
+            read_u8(cursor, &u8)
+            push_slice(machine, graph, BYTES, u8, 0)
+        elif op == OP_BINBYTES:
+            read_u32(cursor, &u32)
+            push_slice(machine, graph, BYTES, u32, 0)
+        elif op == OP_BINBYTES8:
+            read_u64(cursor, &u64)
+            push_slice(machine, graph, BYTES, u64, 0)
+        elif op == OP_BYTEARRAY8:
+            read_u64(cursor, &u64)
+            push_slice(machine, graph, BYTEARRAY, u64, UNHASHABLE)
 
-    elif op == OP_BINUNICODE:
-        read_u32(cursor, &u32)
-        return push_text(machine, graph, u32)
-    elif op == OP_SHORT_BINUNICODE:
-        read_u8(cursor, &u8)
-        return push_text(machine, graph, u8)
-    elif op == OP_BINUNICODE8:
-        read_u64(cursor, &u64)
-        return push_text(machine, graph, u64)
-    elif op == OP_UNICODE:
-        return push_text_line(machine, graph)
-    elif op == OP_SHORT_BINSTRING:
-        read_u8(cursor, &u8)
-        return push_slice(machine, graph, STR8, u8, 0)
-    elif op == OP_BINSTRING:
-        read_u32(cursor, &u32)
-        if u32 > 0x7FFFFFFF:
-            return raise_pickle(machine, "BINSTRING of negative length")
-        return push_slice(machine, graph, STR8, u32, 0)
-    elif op == OP_STRING:
-        return push_string_line(machine, graph)
-    elif op == OP_SHORT_BINBYTES:
-        read_u8(cursor, &u8)
-        return push_slice(machine, graph, BYTES, u8, 0)
-    elif op == OP_BINBYTES:
-        read_u32(cursor, &u32)
-        return push_slice(machine, graph, BYTES, u32, 0)
-    elif op == OP_BINBYTES8:
-        read_u64(cursor, &u64)
-        return push_slice(machine, graph, BYTES, u64, 0)
-    elif op == OP_BYTEARRAY8:
-        read_u64(cursor, &u64)
-        return push_slice(machine, graph, BYTEARRAY, u64, UNHASHABLE)
+        elif op == OP_EMPTY_TUPLE:
+            push(machine, NODE_EMPTY_TUPLE)
+        elif op == OP_TUPLE1:
+            need(machine, 1)
+            push_sequence(machine, graph, TUPLE, machine.height - 1)
+        elif op == OP_TUPLE2:
+            need(machine, 2)
+            push_sequence(machine, graph, TUPLE, machine.height - 2)
+        elif op == OP_TUPLE3:
+            need(machine, 3)
+            push_sequence(machine, graph, TUPLE, machine.height - 3)
+        elif op == OP_TUPLE:
+            pop_mark(machine, &first)
+            push_sequence(machine, graph, TUPLE, first)
+        elif op == OP_FROZENSET:
+            pop_mark(machine, &first)
+            push_sequence(machine, graph, FROZENSET, first)
+        elif op == OP_EMPTY_LIST:
+            push_node(machine, graph, LIST, 0, 0, UNHASHABLE)
+        elif op == OP_EMPTY_DICT:
+            push_node(machine, graph, DICT, 0, 0, UNHASHABLE)
+        elif op == OP_EMPTY_SET:
+            push_node(machine, graph, SET, 0, 0, UNHASHABLE)
+        elif op == OP_LIST or op == OP_DICT:
+            pop_mark(machine, &first)
+            u32 = add_node(graph, LIST if op == OP_LIST else DICT, 0, 0, 0, 0, UNHASHABLE)
+            update(machine, graph, u32, ITEMS if op == OP_LIST else PAIRS, first)
+            push(machine, u32)
+        elif op == OP_APPEND:
+            need(machine, 2)
+            update_top(machine, graph, ITEMS, machine.height - 1, LIST)
+        elif op == OP_APPENDS:
+            pop_mark(machine, &first)
+            update_top(machine, graph, ITEMS, first, LIST)
+        elif op == OP_SETITEM:
+            need(machine, 3)
+            update_top(machine, graph, PAIRS, machine.height - 2, DICT)
+        elif op == OP_SETITEMS:
+            pop_mark(machine, &first)
+            update_top(machine, graph, PAIRS, first, DICT)
+        elif op == OP_ADDITEMS:
+            pop_mark(machine, &first)
+            update_top(machine, graph, ITEMS, first, SET)
 
-    elif op == OP_EMPTY_TUPLE:
-        return push(machine, NODE_EMPTY_TUPLE)
-    elif op == OP_TUPLE1:
-        need(machine, 1)
-        return push_sequence(machine, graph, TUPLE, machine.height - 1)
-    elif op == OP_TUPLE2:
-        need(machine, 2)
-        return push_sequence(machine, graph, TUPLE, machine.height - 2)
-    elif op == OP_TUPLE3:
-        need(machine, 3)
-        return push_sequence(machine, graph, TUPLE, machine.height - 3)
-    elif op == OP_TUPLE:
-        pop_mark(machine, &first)
-        return push_sequence(machine, graph, TUPLE, first)
-    elif op == OP_FROZENSET:
-        pop_mark(machine, &first)
-        return push_sequence(machine, graph, FROZENSET, first)
-    elif op == OP_EMPTY_LIST:
-        return push_node(machine, graph, LIST, 0, 0, UNHASHABLE)
-    elif op == OP_EMPTY_DICT:
-        return push_node(machine, graph, DICT, 0, 0, UNHASHABLE)
-    elif op == OP_EMPTY_SET:
-        return push_node(machine, graph, SET, 0, 0, UNHASHABLE)
-    elif op == OP_LIST or op == OP_DICT:
-        pop_mark(machine, &first)
-        u32 = add_node(graph, LIST if op == OP_LIST else DICT, 0, 0, 0, 0, UNHASHABLE)
-        update(machine, graph, u32, ITEMS if op == OP_LIST else PAIRS, first)
-        return push(machine, u32)
-    elif op == OP_APPEND:
-        need(machine, 2)
-        return update_top(machine, graph, ITEMS, machine.height - 1, LIST)
-    elif op == OP_APPENDS:
-        pop_mark(machine, &first)
-        return update_top(machine, graph, ITEMS, first, LIST)
-    elif op == OP_SETITEM:
-        need(machine, 3)
-        return update_top(machine, graph, PAIRS, machine.height - 2, DICT)
-    elif op == OP_SETITEMS:
-        pop_mark(machine, &first)
-        return update_top(machine, graph, PAIRS, first, DICT)
-    elif op == OP_ADDITEMS:
-        pop_mark(machine, &first)
-        return update_top(machine, graph, ITEMS, first, SET)
+        elif op == OP_GLOBAL:
+            push_name_line(machine, graph)
+            push_name_line(machine, graph)
+            push_global(machine, graph)
+        elif op == OP_STACK_GLOBAL:
+            push_global(machine, graph)
+        elif op == OP_REDUCE:
+            push_call(machine, graph, REDUCE)
+        elif op == OP_NEWOBJ:
+            push_call(machine, graph, NEWOBJ)
+        elif op == OP_NEWOBJ_EX:
+            new_object_ex(machine, graph)
+        elif op == OP_INST:
+            # The class is named in the stream, behind the arguments that are on the stack.
+            pop_mark(machine, &first)
+            push_sequence(machine, graph, TUPLE, first)
+            push_name_line(machine, graph)
+            push_name_line(machine, graph)
+            push_global(machine, graph)
+            u32 = machine.stack[machine.height - 1]
+            machine.stack[machine.height - 1] = machine.stack[machine.height - 2]
+            machine.stack[machine.height - 2] = u32
+            push_call(machine, graph, NEWOBJ)
+        elif op == OP_OBJ:
+            pop_mark(machine, &first)
+            push_instance(machine, graph, first)
+        elif op == OP_BUILD:
+            build(machine, graph)
+        elif op == OP_BINPERSID:
+            pop(machine, &u32)
+            push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
+        elif op == OP_PERSID:
+            push_name_line(machine, graph)
+            pop(machine, &u32)
+            push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
 
-    elif op == OP_GLOBAL:
-        push_name_line(machine, graph)
-        push_name_line(machine, graph)
-        return push_global(machine, graph)
-    elif op == OP_STACK_GLOBAL:
-        return push_global(machine, graph)
-    elif op == OP_REDUCE:
-        return push_call(machine, graph, REDUCE)
-    elif op == OP_NEWOBJ:
-        return push_call(machine, graph, NEWOBJ)
-    elif op == OP_NEWOBJ_EX:
-        return new_object_ex(machine, graph)
-    elif op == OP_INST:
-        # The class is named in the stream, behind the arguments that are on the stack.
-        pop_mark(machine, &first)
-        push_sequence(machine, graph, TUPLE, first)
-        push_name_line(machine, graph)
-        push_name_line(machine, graph)
-        push_global(machine, graph)
-        u32 = machine.stack[machine.height - 1]
-        machine.stack[machine.height - 1] = machine.stack[machine.height - 2]
-        machine.stack[machine.height - 2] = u32
-        return push_call(machine, graph, NEWOBJ)
-    elif op == OP_OBJ:
-        pop_mark(machine, &first)
-        return push_instance(machine, graph, first)
-    elif op == OP_BUILD:
-        return build(machine, graph)
-    elif op == OP_BINPERSID:
-        pop(machine, &u32)
-        return push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
-    elif op == OP_PERSID:
-        push_name_line(machine, graph)
-        pop(machine, &u32)
-        return push(machine, add_node(graph, PERSID, u32, 0, 0, 0, 0))
+        elif op == OP_PROTO:
+            read_u8(cursor, &u8)
+            if u8 > HIGHEST_PROTOCOL:
+                return raise_unsupported(machine, "a protocol above 5, which does not exist yet")
+        elif op == OP_FRAME:
+            # A frame only says how much a reader may fetch at once; it must not promise more than there is.
+            read_u64(cursor, &u64)
+            if u64 > left(cursor):
+                return raise_truncated(cursor, u64)
+        elif op == OP_STOP:
+            break
+        elif op == OP_EXT1 or op == OP_EXT2 or op == OP_EXT4:
+            take(cursor, 1 if op == OP_EXT1 else 2 if op == OP_EXT2 else 4)
+            return raise_unsupported(
+                machine, "EXT1, EXT2 or EXT4: an extension code, whose meaning only the program knows that wrote it"
+            )
+        elif op == OP_NEXT_BUFFER or op == OP_READONLY_BUFFER:
+            return raise_unsupported(machine, "NEXT_BUFFER or READONLY_BUFFER: a part of the data was kept outside the file")
+        else:
+            return raise_opcode(machine, op)
 
-    elif op == OP_PROTO:
-        read_u8(cursor, &u8)
-        if u8 > HIGHEST_PROTOCOL:
-            return raise_unsupported(machine, "a protocol above 5, which does not exist yet")
-        return 0
-    elif op == OP_FRAME:
-        # A frame only says how much a reader may fetch at once; it must not promise more than there is.
-        read_u64(cursor, &u64)
-        if u64 > left(cursor):
-            return raise_truncated(cursor, u64)
-        return 0
-    elif op == OP_STOP:
-        return 1
-    elif op == OP_EXT1 or op == OP_EXT2 or op == OP_EXT4:
-        take(cursor, 1 if op == OP_EXT1 else 2 if op == OP_EXT2 else 4)
-        return raise_unsupported(
-            machine, "EXT1, EXT2 or EXT4: an extension code, whose meaning only the program knows that wrote it"
-        )
-    elif op == OP_NEXT_BUFFER or op == OP_READONLY_BUFFER:
-        return raise_unsupported(machine, "NEXT_BUFFER or READONLY_BUFFER: a part of the data was kept outside the file")
-    return raise_opcode(machine, op)
-
-
-cdef int run(Machine *machine, Graph graph) except -1 nogil:
-    """Carry out the stream up to its STOP."""
-    cdef uint8_t op = 0
-    cdef int stopped = 0
-    while not stopped:
-        read_u8(&machine.cursor, &op)
-        stopped = step(machine, graph, op)
         if graph.nodes_count > MAX_NODES:
             return raise_limit(machine, "more than 2**31 values")
     if machine.marks_count:
         return raise_pickle(machine, "a MARK is still open at the end")
     pop(machine, &graph.root)
-    graph.end = machine.cursor.next - machine.cursor.start
+    graph.end = cursor.next - cursor.start
     return 0
 
 
@@ -577,12 +573,17 @@ def parse(data, uint64_t origin=0):
     """
     cdef Graph graph = Graph()
     cdef Machine machine
+    cdef size_t held
     memset(&machine, 0, sizeof(Machine))
     PyObject_GetBuffer(data, &graph.held, PyBUF_SIMPLE)
     graph.is_held = True
+    held = min(<size_t>graph.held.len, MAX_GUESSED_BYTES)
     point_at(&machine.cursor, <const uint8_t *>graph.held.buf, graph.held.len, origin)
     try:
         with nogil:
+            # What torch's own pickles come to; untouched memory costs nothing.
+            reserve(<void **>&graph.nodes, &graph.nodes_capacity, held // 10 + 512, sizeof(Node))
+            reserve(<void **>&graph.children, &graph.children_capacity, held // 6 + 64, sizeof(uint32_t))
             make_first_nodes(graph)
             reserve(<void **>&graph.updates, &graph.updates_capacity, 64, sizeof(Update))
             graph.updates_count = 1          # a tail of 0 is none

@@ -52,8 +52,10 @@ cdef class Recipe:
     cdef size_t sizes_capacity
     cdef char *record        # scratch: the name of a storage's record
     cdef size_t prefix_length, record_capacity
+    cdef size_t next_record  # the one behind the record that was found last
 
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil
+    cdef int64_t find_record(self, Slice key) except -2 nogil
     cdef Slice text(self, uint32_t node) noexcept nogil
     cdef int arguments(self, uint32_t node, const Meaning *meaning, const uint32_t **found) except -1 nogil
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil

@@ -12,13 +12,13 @@ from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
     DICT, FALSE, GLOBAL, INT, LONG, NEWOBJ, NONE, PAIRS, PERSID, REDUCE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
-    Update, bytes_of, int_of,
+    Update, bytes_of, int_of, wide,
 )
 from fastload._native.index cimport (
     CONJUGATED, MAX_DIMENSIONS, NEGATED, NO_STORAGE, STRIDED, Index, Records, Row, add_overflows, multiply_overflows,
     size_in_bytes,
 )
-from fastload._native.names cimport find_name
+from fastload._native.names cimport Names, find_name
 from fastload._native.vector cimport reserve
 from fastload._native.zip cimport check_record
 
@@ -176,17 +176,26 @@ cdef class Recipe:
 
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil:
         """Put the numbers of a tuple, or of a tuple by another name, into the scratch from place *at* on."""
-        cdef const Meaning *meaning = self.called(node)
-        cdef Node *found = &self.graph.nodes[node]
+        cdef const Meaning *meaning
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef const Node *number
+        cdef const uint32_t *children
         cdef size_t i
-        if meaning != NULL and meaning.role == SIZE and self.graph.nodes[found.y].tail == 1:
-            found = &self.graph.nodes[self.graph.children[self.graph.nodes[found.y].x]]
+        if found.kind != TUPLE:
+            meaning = self.called(node)
+            if meaning != NULL and meaning.role == SIZE and self.graph.nodes[found.y].tail == 1:
+                found = &self.graph.nodes[self.graph.children[self.graph.nodes[found.y].x]]
         if found.kind != TUPLE or found.tail > MAX_DIMENSIONS:
             return raise_recipe(message)
         count[0] = found.tail
         reserve(<void **>&self.sizes, &self.sizes_capacity, at + count[0] + 1, sizeof(uint64_t))
+        children = self.graph.children + found.x
         for i in range(count[0]):
-            unsigned(&self.graph.nodes[self.graph.children[found.x + i]], &self.sizes[at + i], message)
+            number = &self.graph.nodes[children[i]]
+            if number.kind == INT and int_of(number) >= 0:
+                self.sizes[at + i] = wide(number)
+            else:
+                unsigned(number, &self.sizes[at + i], message)
         return 0
 
     cdef int storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil:
@@ -217,9 +226,7 @@ cdef class Recipe:
             key = self.text(parts[2])
             if key.start == NULL:
                 return raise_recipe("the key of its storage is no text")
-            reserve(<void **>&self.record, &self.record_capacity, self.prefix_length + key.length, 1)
-            memcpy(self.record + self.prefix_length, key.start, key.length)
-            number = find_name(&self.records.names, self.record, self.prefix_length + key.length)
+            number = self.find_record(key)
             if number < 0:
                 return raise_no_record(self, self.prefix_length + key.length)
             check_record(self.records, <uint32_t>number)
@@ -232,6 +239,29 @@ cdef class Recipe:
         if declared[0] > self.records.extents[row.storage].size:
             return raise_short_record(self, row.storage, declared[0])
         return 0
+
+    cdef int64_t find_record(self, Slice key) except -2 nogil:
+        """The number of the record that holds the storage *key*, or -1.
+
+        Records mostly stand in the order in which the pickle names them, so the one behind the last is tried first.
+        """
+        cdef Names *names = &self.records.names
+        cdef size_t number = self.next_record, length = self.prefix_length + key.length
+        cdef int64_t found
+        cdef const char *name
+        if number < names.count and names.spans[number].length == length:
+            name = names.text + names.spans[number].start
+            if (
+                memcmp(name + self.prefix_length, key.start, key.length) == 0
+                and memcmp(name, self.record, self.prefix_length) == 0
+            ):
+                self.next_record = number + 1
+                return <int64_t>number
+        reserve(<void **>&self.record, &self.record_capacity, length, 1)
+        memcpy(self.record + self.prefix_length, key.start, key.length)
+        found = find_name(names, self.record, length)
+        self.next_record = <size_t>(found + 1)
+        return found
 
     cdef Slice text(self, uint32_t node) noexcept nogil:
         """The bytes of a text; none, at NULL, where it is none."""

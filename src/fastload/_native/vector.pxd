@@ -2,6 +2,7 @@
 
 cdef int raise_no_memory() except -1 with gil
 cdef int enlarge(void **items, size_t *capacity, size_t needed, size_t width) except -1 nogil
+cdef void *zeroed(size_t count, size_t width) except NULL nogil
 
 
 cdef inline int reserve(void **items, size_t *capacity, size_t needed, size_t width) except -1 nogil:

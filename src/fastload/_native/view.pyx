@@ -11,7 +11,6 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from fastload._native.index cimport NO_STORAGE, STRIDED, Extent, Index, Row
-from fastload._native.zip cimport locate
 
 from fastload.errors import TruncatedError, UnsupportedError
 
@@ -72,8 +71,8 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     ------
     UnsupportedError
         numpy has no such array, or the tensor has no data.
-    FormatError
-        The record of the archive is not where, or what, the directory says; or the source has changed its size.
+    TruncatedError
+        The region is shorter than the storage.
     """
     cdef const Row *described
     cdef const Extent *extent
@@ -93,13 +92,12 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     extent = index.extent(described.storage)
     length = region.held.len
     if not whole:
-        position = extent.position
-        if index.records is not None and index.records.members != NULL:
-            if position > length:
-                raise_outside(index, row)
-            locate(
-                index.records, described.storage, <const uint8_t *>region.held.buf + position, length - position, &position
-            )
+        if not index.is_located(described.storage):
+            raise ValueError(f"the record of tensor {index.entry(row).name!r} has not been located yet")
+        if index.records is None or index.records.members == NULL:
+            position = extent.position
+        else:
+            position = index.records.places[described.storage]
     if position > length or extent.size > length - position or described.offset > extent.size:
         raise_outside(index, row)
     data = (<char *>region.held.buf if region.held.len else <char *>&NOTHING) + position + described.offset

@@ -1,10 +1,7 @@
-"""What the view door needs of the zip directory: where a record's bytes lie."""
+"""What the pickle walkers need of the zip directory: whether a record can be read."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from fastload._native.index cimport Records
 
-cdef int locate(
-    Records records, uint32_t number, const uint8_t *header, uint64_t available, uint64_t *position
-) except -1 nogil
 cdef int check_record(Records records, uint32_t number) except -1 nogil

@@ -8,13 +8,13 @@ Format: APPNOTE.TXT 6.3.10 of PKWARE (4.3 and 4.5.3).
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, read_u64, take, tell
 from fastload._native.index cimport Extent, Member, Records, add_overflows
-from fastload._native.names cimport Span, add_name, reserve_names
-from fastload._native.vector cimport reserve
+from fastload._native.names cimport Span, append_name, index_names
+from fastload._native.vector cimport reserve, zeroed
 
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
 
@@ -244,8 +244,7 @@ cdef int read_central(Cursor *cursor, Records records, uint64_t file_size) excep
         return raise_split()
     extent.size, extent.position, member.stored = size, position, stored
     read_zip64_extra(&extra, &extent.size, &member.stored, &extent.position)
-    if add_name(&records.names, <const char *>name, name_length) < 0:
-        return raise_format(cursor, "two records of the archive have one name")
+    append_name(&records.names, <const char *>name, name_length)
     number = records.names.count - 1
     reserve(<void **>&records.extents, &records.extents_capacity, number + 1, sizeof(Extent))
     reserve(<void **>&records.members, &records.members_capacity, number + 1, sizeof(Member))
@@ -278,6 +277,7 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
     cdef Cursor cursor
     cdef Records records = Records()
     cdef uint64_t i
+    cdef int64_t twice
     PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
     try:
         point_at(&cursor, <const uint8_t *>held.buf, held.len, origin)
@@ -285,9 +285,12 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
         if count > <uint64_t>held.len // CENTRAL_BYTES:
             raise_format(&cursor, "the archive's directory is too short for the records that it counts")
         with nogil:
-            reserve_names(&records.names, count)
             for i in range(count):
                 read_central(&cursor, records, file_size)
+            records.places = <uint64_t *>zeroed(records.names.count + 1, sizeof(uint64_t))
+            twice = index_names(&records.names)
+            if twice >= 0:
+                raise_record(records, <uint32_t>twice, "stands twice in the directory of the archive", origin)
         if left(&cursor):
             raise_format(&cursor, "the archive's directory holds more than the records that it counts")
         return records
@@ -378,7 +381,7 @@ def local_header_bytes(Records records not None, uint32_t number):
 
 
 def locate_record(Records records not None, uint32_t number, header):
-    """Where the bytes of a record begin in the file, how many are stored there, and by which method.
+    """Where the bytes of a record begin in the file, how many are stored there, and by which method; keeps the first.
 
     Returns
     -------
@@ -392,6 +395,7 @@ def locate_record(Records records not None, uint32_t number, header):
     PyObject_GetBuffer(header, &held, PyBUF_SIMPLE)
     try:
         locate(records, number, <const uint8_t *>held.buf, held.len, &position)
+        records.places[number] = position
         return position, records.members[number].stored, records.members[number].method
     finally:
         PyBuffer_Release(&held)

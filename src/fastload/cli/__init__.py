@@ -1,0 +1,139 @@
+"""The command line: one file a verb, and the only place that prints.
+
+Standard output is data, standard error is talk. Exit status: 0 fine, 1 something was found or differs, 2 wrong usage, 3
+bad or unreadable file, with one line that says why; 130 after Ctrl-C and 141 on a closed pipe, both without a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from fastload import __version__
+from fastload.cli import ls, verify
+from fastload.errors import FastloadError, located, printable
+
+__all__ = ["VERBS", "Verb", "main"]
+
+USAGE = 2  # also argparse's own
+BAD_FILE = 3
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+ABOUT = """\
+Look into model checkpoints, safetensors and PyTorch, without running anything in them.
+Exit status: 0 fine, 1 something was found, 2 wrong usage, 3 bad or unreadable file."""
+EXAMPLE = "fastload ls --collapse model.safetensors"
+
+
+class Verb(Protocol):
+    """What the module of a verb offers. Its parser names the file `path`."""
+
+    SUMMARY: str  # for the list of verbs
+    ABOUT: str  # for its own help, with the exit statuses
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare its arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it, print, and return the exit status."""
+
+
+VERBS: dict[str, Verb] = {
+    "ls": ls,
+    "verify": verify,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process if not given.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter gets its number
+    try:
+        status = _run(argv)
+        print(end="", flush=True)  # while an error can still be told
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except (FastloadError, OSError) as error:
+        _say(f"fastload: {_line(error)}")
+        status = BAD_FILE
+    _let_go_of_output()
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit:  # of argparse: help was printed, or usage was wrong
+        return int(exit.code or 0)
+    if arguments.verb is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        return VERBS[arguments.verb].run(arguments)
+    except FastloadError as error:
+        located(error, arguments.path)
+        raise
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Quote arguments as they may be shown: a file's name is not always of the user's making."""
+        super().error(printable(message))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastload", **_help(ABOUT, EXAMPLE))
+    parser.add_argument("--version", action="version", version=f"fastload {__version__}")
+    verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="VERB")
+    for name, verb in VERBS.items():
+        verb.add_arguments(verbs.add_parser(name, help=verb.SUMMARY, **_help(verb.ABOUT, verb.EXAMPLE)))
+    return parser
+
+
+def _help(about: str, example: str) -> dict[str, Any]:
+    return {
+        "description": about,
+        "epilog": f"example: {example}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,  # an abbreviation that works today is ambiguous tomorrow
+    }
+
+
+def _line(error: FastloadError | OSError) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, FastloadError):
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return printable(f"{place}{error.strerror}")
+    return printable(str(error))
+
+
+def _say(line: str) -> None:
+    """Print to standard error, if anybody listens."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def _let_go_of_output() -> None:
+    """Give what nobody can take any more to the null device, else the interpreter would complain of it at its end."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        with io.FileIO(os.devnull, "w") as sink:
+            os.dup2(sink.fileno(), sys.stdout.fileno())

@@ -1,0 +1,90 @@
+"""A process of its own for what must be measured in one: memory, imports, and reading where touching is fatal.
+
+Prints one JSON object. `run` starts it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def run(*arguments: object) -> dict[str, Any]:
+    """What the child prints for these arguments."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    # An installed package has its byte code: a setting that forbids keeping any would have every import compile anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+    return json.loads(finished.stdout)
+
+
+def import_module(module: str) -> dict[str, Any]:
+    """How long the first import takes."""
+    start = time.perf_counter()
+    importlib.import_module(module)
+    return {"seconds": time.perf_counter() - start}
+
+
+def measure(table: str, name: str, path: str) -> dict[str, Any]:
+    """The time and the memory that a reader takes for one file, its imports left out."""
+    import inputs
+    import memory
+    import readers
+
+    reader = readers.reader(table, name)
+    for module in reader.imports:
+        importlib.import_module(module)
+    source = reader.prepare(Path(path))
+    gc.collect()
+    memory.forget_peak()
+    before = memory.status()
+    start = time.perf_counter()
+    result = reader.read(source)
+    seconds = time.perf_counter() - start
+    after = memory.status()
+    return {
+        "seconds": seconds,
+        "anonymous": after["RssAnon"] - before["RssAnon"],
+        "file": after["RssFile"] - before["RssFile"],
+        "peak": after["VmHWM"] - before["VmRSS"],
+        "fingerprint": inputs.fingerprint(reader.answer(result)),
+    }
+
+
+def count_pages(path: str) -> dict[str, Any]:
+    """How much of a mapped file fastload touches while it makes every array, and how much lies outside of it."""
+    import fastload
+    import memory
+
+    checkpoint = fastload.open(path)
+    arrays = dict(checkpoint)
+    outside = memory.copied(Path(path), arrays.values())
+    del arrays
+    return {"copied": outside, "touched_pages": memory.touched_pages(Path(path), lambda: dict(checkpoint))}
+
+
+def read_guarded(path: str, touch: str = "") -> dict[str, Any]:
+    """Open a file and make every array where reading a page of tensor data kills; with *touch*, read one."""
+    import fastload
+    import inputs
+    import memory
+
+    mapping, pages = memory.guard(Path(path), inputs.extents(Path(path)))
+    arrays = dict(fastload.open(mapping))
+    if touch:
+        largest = max(arrays.values(), key=lambda array: array.nbytes)
+        largest.reshape(-1)[largest.size // 2].item()
+    return {"arrays": len(arrays), "guarded_pages": pages, "pages": -(-len(mapping) // memory.mmap.PAGESIZE)}
+
+
+VERBS = {"import": import_module, "measure": measure, "count-pages": count_pages, "read-guarded": read_guarded}
+
+if __name__ == "__main__":
+    json.dump(VERBS[sys.argv[1]](*sys.argv[2:]), sys.stdout)

@@ -1,0 +1,217 @@
+"""Does fastload keep what it promises? Each claim beside its peer, in pairs that are taken in turn, in one run.
+
+A pair is one run of each, the order changing from pair to pair, so that a busy moment of the machine falls on both. The
+ratio of a claim is the median over its pairs, shown with the lowest and the highest. Every answer is checked before the
+timing. The exit status is 1 where a claim is not kept.
+
+    python benchmarks/claims.py [--pairs N] [WORD ...]     # claims that have one of the words in their name
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import mmap
+import statistics
+import sys
+import time
+import timeit
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import child
+import fastload
+import inputs
+import readers
+
+LAST_SAFETENSORS = inputs.SAFETENSORS_COUNTS[-1]
+LAST_TORCH = inputs.TORCH_COUNTS[-1]
+MAX_SECONDS_OF_ARRAYS = 1e-3
+MAX_RATIO_OF_VIEW = 2
+MAX_SECONDS_OF_IMPORT = 10e-3
+VIEWS_A_RUN = 20_000
+
+
+class Verdict(NamedTuple):
+    """What a claim came to."""
+
+    measured: str
+    kept: bool
+
+
+Claim = Callable[[inputs.Inputs, int], Verdict]
+
+
+def timed(reader: readers.Reader, source: object) -> float:
+    """Seconds of one run; what it returns is let go outside of them."""
+    gc.collect()
+    start = time.perf_counter()
+    kept = reader.read(source)
+    seconds = time.perf_counter() - start
+    del kept
+    return seconds
+
+
+def in_pairs(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+    """Both in turn, the order changing from pair to pair."""
+    found = []
+    for number in range(pairs):
+        if number % 2:
+            second = theirs()
+            found.append((ours(), second))
+        else:
+            found.append((ours(), theirs()))
+    return found
+
+
+def spread(values: list[float], unit: str) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.2f} {unit} [{min(values):.2f} to {max(values):.2f}]"
+
+
+def times_faster(table: str, ours: str, theirs: str, count: int, target: float) -> Claim:
+    """The claim that one reader of a table is *target* times as fast as another on a file of *count* tensors."""
+
+    def judge(files: inputs.Inputs, pairs: int) -> Verdict:
+        question, suffix = table.split()
+        path = files.many(count, suffix)
+        expected = {"open": inputs.names, "list": inputs.listing}[question](inputs.many(count))
+        both = []
+        for name in (ours, theirs):
+            reader = readers.reader(table, name)
+            source = reader.prepare(path)
+            assert reader.answer(reader.read(source)) == expected, f"{name}: wrong answer"
+            both.append((reader, source))
+        inputs.freeze()
+        found = in_pairs(lambda: timed(*both[0]), lambda: timed(*both[1]), pairs)
+        ratios = [second / first for first, second in found]
+        medians = (statistics.median(side) * 1e3 for side in zip(*found, strict=True))
+        what = "{:.2f} ms against {:.2f} ms".format(*medians)
+        return Verdict(f"{spread(ratios, '×')}   {what}", statistics.median(ratios) >= target)
+
+    return judge
+
+
+def all_arrays(suffix: str) -> Claim:
+    """The claim that opening the large file and making every array takes less than a millisecond."""
+
+    def judge(files: inputs.Inputs, pairs: int) -> Verdict:
+        path = files.large(suffix)
+        reader = readers.reader(f"arrays {suffix}", "fastload")
+        assert reader.answer(reader.read(path)) == inputs.checksums(inputs.large()), "wrong values"
+        inputs.freeze()
+        together = [timed(reader, path) * 1e3 for _ in range(pairs)]
+        fresh = [child.run("measure", f"arrays {suffix}", "fastload", path)["seconds"] * 1e3 for _ in range(3)]
+        kept = statistics.median(together) < MAX_SECONDS_OF_ARRAYS * 1e3
+        return Verdict(f"{spread(together, 'ms')}   first of a process: {spread(fresh, 'ms')}", kept)
+
+    return judge
+
+
+def nothing_touched(suffix: str) -> Claim:
+    """The claim that making every array copies no byte of tensor data and touches no page of it."""
+
+    def judge(files: inputs.Inputs, pairs: int) -> Verdict:
+        path = files.large(suffix)
+        counted = child.run("count-pages", path)
+        guarded = child.run("read-guarded", path)  # would have died of it
+        allowed = 2 * inputs.LARGE_COUNT if suffix == "pt" else 0  # the local headers of an archive's records
+        measured = (
+            f"{counted['copied']} bytes copied; 0 of {guarded['guarded_pages']:,} guarded pages of tensor data touched"
+            f" of {guarded['pages']:,} of the file; {counted['touched_pages']} other pages touched by the arrays"
+        )
+        return Verdict(measured, counted["copied"] == 0 and counted["touched_pages"] <= allowed)
+
+    return judge
+
+
+def one_view(files: inputs.Inputs, pairs: int) -> Verdict:
+    """The claim that an array by name costs little more than a bare call of numpy."""
+    count = inputs.SAFETENSORS_COUNTS[1]
+    name = list(inputs.many(count))[count // 2]
+    checkpoint = fastload.open(files.many(count, "safetensors"))
+    entry = checkpoint.entry(name)
+    with open(checkpoint.path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    numbers = {"shape": entry.shape, "dtype": np.dtype(entry.dtype), "offset": entry.offset, "strides": entry.strides}
+    scope = {"ndarray": np.ndarray, "ckpt": checkpoint, "name": name, "mapping": mapping, **numbers}
+    bare = "ndarray(shape, dtype, mapping, offset, strides)"
+    assert np.array_equal(checkpoint[name], eval(bare, scope))
+
+    by_name, by_numpy = timeit.Timer("ckpt[name]", globals=scope), timeit.Timer(bare, globals=scope)
+    found = in_pairs(lambda: by_name.timeit(VIEWS_A_RUN), lambda: by_numpy.timeit(VIEWS_A_RUN), pairs)
+    ratios = [ours / theirs for ours, theirs in found]
+    medians = (statistics.median(side) / VIEWS_A_RUN * 1e9 for side in zip(*found, strict=True))
+    what = "{:.0f} ns against {:.0f} ns".format(*medians)
+    return Verdict(f"{spread(ratios, '×')}   {what}", statistics.median(ratios) <= MAX_RATIO_OF_VIEW)
+
+
+def import_time(files: inputs.Inputs, pairs: int) -> Verdict:
+    """The claim that the import takes little more than that of numpy."""
+
+    def seconds(module: str) -> float:
+        return child.run("import", module)["seconds"]
+
+    seconds("fastload")
+    pairs *= 3  # the difference is small beside either
+    found = in_pairs(lambda: seconds("fastload"), lambda: seconds("numpy"), pairs)
+    more = [(ours - theirs) * 1e3 for ours, theirs in found]
+    medians = (statistics.median(side) * 1e3 for side in zip(*found, strict=True))
+    what = "{:.1f} ms against {:.1f} ms".format(*medians)
+    return Verdict(f"{spread(more, 'ms more')}   {what}", statistics.median(more) <= MAX_SECONDS_OF_IMPORT * 1e3)
+
+
+SAFE_OPEN, LISTED, MMAP, STUBS = "safe_open", "safe_open, get_slice", "torch.load mmap", "C unpickler, stubs"
+CLAIMS: dict[str, Claim] = {
+    f"open {LAST_SAFETENSORS:,} safetensors: 8 × safe_open": times_faster(
+        "open safetensors", "fastload", SAFE_OPEN, LAST_SAFETENSORS, 8
+    ),
+    f"list {LAST_SAFETENSORS:,} safetensors, entries(): 5 × safe_open, get_slice": times_faster(
+        "list safetensors", "fastload entries()", LISTED, LAST_SAFETENSORS, 5
+    ),
+    f"list {LAST_SAFETENSORS:,} safetensors, each name, shape, dtype read: 5 × the same": times_faster(
+        "list safetensors", "fastload", LISTED, LAST_SAFETENSORS, 5
+    ),
+    f"list {LAST_TORCH:,} .pt, entries(): 150 × torch.load(mmap, weights_only)": times_faster(
+        "list pt", "fastload entries()", MMAP, LAST_TORCH, 150
+    ),
+    f"list {LAST_TORCH:,} .pt, each name, shape, dtype read: 150 × the same": times_faster(
+        "list pt", "fastload", MMAP, LAST_TORCH, 150
+    ),
+    f"list {LAST_TORCH:,} .pt, entries(): 5 × C unpickler with stubs alone": times_faster(
+        "list pt", "fastload entries()", STUBS, LAST_TORCH, 5
+    ),
+    f"list {LAST_TORCH:,} .pt, each name, shape, dtype read: 5 × the same": times_faster(
+        "list pt", "fastload", STUBS, LAST_TORCH, 5
+    ),
+    "arrays of safetensors: open and all below 1 ms": all_arrays("safetensors"),
+    "arrays of .pt: open and all below 1 ms": all_arrays("pt"),
+    "arrays of safetensors: nothing copied or touched": nothing_touched("safetensors"),
+    "arrays of .pt: nothing copied or touched": nothing_touched("pt"),
+    "view by name: at most 2 × bare np.ndarray": one_view,
+    "import: at most 10 ms more than numpy": import_time,
+}
+
+
+def main() -> None:
+    """Judge the claims that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only claims that have one of these in their name")
+    parser.add_argument("--pairs", type=int, default=9, help="runs of each side (default: %(default)s)")
+    options = parser.parse_args()
+
+    broken = 0
+    with inputs.folder() as files:
+        for name, judge in CLAIMS.items():
+            if options.words and not any(word in name for word in options.words):
+                continue
+            verdict = judge(files, options.pairs)
+            broken += not verdict.kept
+            print(f"{'kept  ' if verdict.kept else 'BROKEN'}  {name}\n        {verdict.measured}", flush=True)
+    sys.exit(bool(broken))
+
+
+if __name__ == "__main__":
+    main()

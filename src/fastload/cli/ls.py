@@ -1,0 +1,163 @@
+"""`fastload ls`: the tensors of a checkpoint, for a person or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from fastload import checkpoint
+from fastload.cli import rows, totals
+from fastload.cli.document import document, jsonable
+from fastload.cli.table import (
+    MIN_SHORTENED_WIDTH,
+    Column,
+    Paint,
+    counted,
+    human_size,
+    layout,
+    painter,
+    shorten,
+    width,
+)
+from fastload.entry import TensorEntry
+from fastload.errors import printable
+
+SUMMARY = "list the tensors in a checkpoint"
+ABOUT = """\
+List the tensors in a checkpoint: name, dtype, shape, size, and their totals.
+A last column names what is no ordinary tensor (parameter, buffer, storage, meta: no
+data), and says copy where an array cannot be a view of the file. Reads no tensor data.
+Names too long for a terminal lose their middle there, and nowhere else.
+Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
+EXAMPLE = "fastload ls --collapse --sort size model.safetensors"
+
+COLUMNS = (
+    Column("name"),
+    Column("dtype", style="cyan"),
+    Column("shape"),
+    Column("size", right=True, style="green"),
+    Column("", style="yellow"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `ls`."""
+    parser.add_argument("path", metavar="SOURCE", help="a checkpoint file")
+    parser.add_argument("--json", action="store_true", help="one JSON object: schema fastload.ls/1, sizes in bytes")
+    parser.add_argument("--sort", choices=list(rows.SORTS), help="instead of the file's order; size: the largest first")
+    parser.add_argument(
+        "--collapse", action="store_true", help="one row, and one size, for all layers: layers.{0..31}.weight × 32"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List a checkpoint."""
+    with checkpoint.open(arguments.path) as opened:
+        entries = opened.entries()
+        if arguments.json:
+            print(_json(arguments, opened, entries))
+        else:
+            print("\n".join(_text(arguments, opened.format, entries)))
+    return 0
+
+
+def _rows(arguments: argparse.Namespace, entries: Sequence[TensorEntry], *, collapse: bool) -> list[rows.Row]:
+    found = rows.fold(entries) if collapse else rows.single(entries)
+    if arguments.sort:
+        found.sort(key=rows.SORTS[arguments.sort])
+    return found
+
+
+def _text(arguments: argparse.Namespace, format: str, entries: Sequence[TensorEntry]) -> list[str]:
+    paint = painter()
+    cells = [_cells(row) for row in _rows(arguments, entries, collapse=arguments.collapse)]
+    if sys.stdout is not None and sys.stdout.isatty():
+        cells = _fit(cells, shutil.get_terminal_size().columns)
+    listed = [*layout(COLUMNS, cells, paint), ""] if cells else []
+    return listed + _foot(f"{printable(arguments.path)}: {format}", entries, paint)
+
+
+def _cells(row: rows.Row) -> tuple[str, ...]:
+    entry = row.first
+    name = printable(row.name) + (f" × {row.tensors:,}" if row.tensors > 1 else "")
+    return name, entry.dtype, str(entry.shape), human_size(row.nbytes), _notes(entry)
+
+
+def _notes(entry: TensorEntry) -> str:
+    kind = entry.kind
+    if kind == "tensor":
+        return "" if entry.zero_copy else "copy"
+    return kind if entry.zero_copy or kind == "meta" else f"{kind}, copy"
+
+
+def _fit(cells: list[tuple[str, ...]], columns: int) -> list[tuple[str, ...]]:
+    """The cells with names that leave room for the other columns in a terminal."""
+    others = sum(max(map(width, column), default=0) + 2 for column in list(zip(*cells, strict=True))[1:])
+    room = max(columns - others, MIN_SHORTENED_WIDTH)
+    return [(shorten(name, room), *rest) for name, *rest in cells]
+
+
+def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]:
+    sums = totals.by_dtype(entries)
+    total = totals.overall(sums.values())
+    stored = totals.storage_nbytes(entries)
+    size = human_size(total.nbytes)
+    if stored != total.nbytes:
+        size = f"{size} in tensors, {human_size(stored)} in storages"
+    head = f"{title}, {counted(total.tensors, 'tensor')}, {counted(total.parameters, 'parameter')}, {size}"
+    columns = (Column("", style="cyan"), *[Column("", right=True)] * 2, Column("", right=True, style="green"))
+    lines = [
+        (dtype, counted(found.tensors, "tensor"), counted(found.parameters, "parameter"), human_size(found.nbytes))
+        for dtype, found in sums.items()
+    ]
+    return [paint(head, "bold"), *(f"  {line}" for line in layout(columns, lines, paint, titles=False))]
+
+
+def _json(arguments: argparse.Namespace, opened: checkpoint.Checkpoint, entries: Sequence[TensorEntry]) -> str:
+    sums = totals.by_dtype(entries)
+    fields = {
+        "path": arguments.path,
+        "format": opened.format,
+        "metadata": jsonable(opened.metadata),
+        "totals": {
+            **totals.overall(sums.values())._asdict(),
+            "storage_nbytes": totals.storage_nbytes(entries),
+            "dtypes": {dtype: found._asdict() for dtype, found in sums.items()},
+        },
+    }
+    lists = {"tensors": map(_description, _rows(arguments, entries, collapse=False))}
+    if arguments.collapse:
+        lists["rows"] = map(_row_description, _rows(arguments, entries, collapse=True))
+    return document("fastload.ls/1", fields, **lists)
+
+
+def _description(row: rows.Row) -> dict[str, Any]:
+    entry = row.first
+    return {
+        "name": row.name,
+        "key_path": entry.key_path,
+        "dtype": entry.dtype,
+        "shape": entry.shape,
+        "strides": entry.strides,
+        "offset": entry.offset,
+        "nbytes": entry.nbytes,
+        "storage": entry.storage,
+        "zero_copy": entry.zero_copy,
+        "kind": entry.kind,
+    }
+
+
+def _row_description(row: rows.Row) -> dict[str, Any]:
+    entry = row.first
+    return {
+        "name": row.name,
+        "count": row.tensors,
+        "dtype": entry.dtype,
+        "shape": entry.shape,
+        "nbytes": row.nbytes,
+        "zero_copy": entry.zero_copy,
+        "kind": entry.kind,
+    }

@@ -1,0 +1,58 @@
+"""`fastload verify`: whether every structure and extent of a file is sound."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fastload import checkpoint
+from fastload.cli import totals
+from fastload.cli.document import document
+from fastload.cli.table import counted, human_size
+from fastload.errors import FastloadError, located
+
+SUMMARY = "check every structure and extent of a file"
+ABOUT = """\
+Check every structure and extent of a checkpoint, without reading tensor data: a sound
+file can still hold weights made to do harm, and bits that flipped in them.
+Exit status: 0 sound, 2 wrong usage, 3 bad or unreadable file, and one line that says why."""
+EXAMPLE = "fastload verify model.pt"
+
+SCHEMA = "fastload.verify/1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `verify`."""
+    parser.add_argument("path", metavar="FILE", help="a checkpoint file")
+    parser.add_argument("--json", action="store_true", help=f"one JSON object, for a bad file too: schema {SCHEMA}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check a file."""
+    try:
+        with checkpoint.open(arguments.path) as opened:
+            opened.verify()
+            format, total = opened.format, totals.overall(totals.by_dtype(opened.entries()).values())
+    except (FastloadError, OSError) as error:
+        if arguments.json:
+            print(document(SCHEMA, _refusal(arguments.path, error)))
+        raise
+    if arguments.json:
+        print(document(SCHEMA, {"path": arguments.path, "ok": True, "format": format, **total._asdict()}))
+    else:
+        print(f"ok: {counted(total.tensors, 'tensor')}, {format}, {human_size(total.nbytes)}")
+    return 0
+
+
+def _refusal(path: str, error: FastloadError | OSError) -> dict[str, Any]:
+    known = located(error, path) if isinstance(error, FastloadError) else None
+    return {
+        "path": path,
+        "ok": False,
+        "format": known.format if known else None,
+        "error": {
+            "type": type(error).__name__,
+            "message": known.message if known else str(error),
+            "offset": known.offset if known else None,
+        },
+    }
