@@ -10,8 +10,25 @@ SANITIZE = bool(os.environ.get("FASTLOAD_SANITIZE"))  # address and undefined-be
 COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx files; not on CPython 3.12
 
 MODULES = [
-    "contents", "cursor", "filesystem", "graph", "harvest", "index", "json", "keys", "machine", "names", "objects", "pickle", "recipe", "safetensors",
-    "textargs", "utf8", "vector", "view", "zip",
+    "contents",
+    "cursor",
+    "filesystem",
+    "graph",
+    "harvest",
+    "index",
+    "json",
+    "keys",
+    "machine",
+    "names",
+    "objects",
+    "pickle",
+    "recipe",
+    "safetensors",
+    "textargs",
+    "utf8",
+    "vector",
+    "view",
+    "zip",
 ]
 
 flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []

@@ -1,7 +1,7 @@
 """fastload: read tensors out of model checkpoints as zero-copy numpy views, executing nothing.
 
-    with fastload.open("model.safetensors") as checkpoint:
-        array = checkpoint["encoder.weight"]
+>>> with fastload.open("model.safetensors") as checkpoint:  # doctest: +SKIP
+...     array = checkpoint["encoder.weight"]
 """
 
 from fastload._native import Record

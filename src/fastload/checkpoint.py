@@ -16,8 +16,9 @@ from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError
 from fastload.source import Io, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
     from types import TracebackType
+
+    from typing_extensions import Buffer
 
 __all__ = ["Checkpoint", "open"]
 
@@ -28,9 +29,9 @@ MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a
 class Checkpoint(Mapping[str, np.ndarray]):
     """The tensors of a checkpoint: a mapping from dotted name to a read-only numpy array.
 
-    Made by `fastload.open`. An array is made when it is asked for, each time anew; it is a view of the file wherever the
-    bytes lie there as numpy can use them, and it stays valid after the checkpoint is closed. A checkpoint never changes
-    and may be used by several threads at once.
+    Made by `fastload.open`. An array is made when it is asked for, each time anew; it is a view of the file wherever
+    the bytes lie there as numpy can use them, and it stays valid after the checkpoint is closed. A checkpoint never
+    changes and may be used by several threads at once.
     """
 
     __slots__ = ("__weakref__", "_allow_copy", "_format", "_index", "_source")
@@ -57,6 +58,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             if source.region is None or access == LOAD:
                 return self._load(index, row, code)
             if access == LOCATE:
+                assert index.records is not None
                 source.locate(index.records, index.storage_of(row))
             return view(index, row, source.region, numpy_dtype(code))
         except FastloadError as error:
@@ -85,14 +87,15 @@ class Checkpoint(Mapping[str, np.ndarray]):
     @property
     def path(self) -> str | None:
         """The file; None for a buffer."""
-        return self._open_index().source.path
+        path: str | None = self._open_index().source.path
+        return path
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole.
 
-        Of safetensors: the texts under ``__metadata__``. Of a PyTorch archive: its version, byte order and the like, and
-        ``_metadata`` of the state dict, which has the versions of its modules.
+        Of safetensors: the texts under ``__metadata__``. Of a PyTorch archive: its version, byte order and the like,
+        and ``_metadata`` of the state dict, which has the versions of its modules.
         """
         index = self._open_index()
         with _Located(index.source.path, self._format.NAME):
@@ -102,8 +105,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def objects(self) -> Any:
         """What else the file holds, as plain Python values, made anew each time.
 
-        Tensors stand there as their `TensorEntry`, classes and functions of other programs as inert `Record`: nothing of
-        the file is imported or called.
+        Tensors stand there as their `TensorEntry`, classes and functions of other programs as inert `Record`: nothing
+        of the file is imported or called.
 
         Raises
         ------
@@ -211,7 +214,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             )
         swap = DTYPES[code].swap if index.swapped else 1
         source: Source = index.source
-        array = view(index, row, source.storage(index, entry.storage, swap), numpy_dtype(code), whole=True)
+        array = view(index, row, source.storage(index, index.storage_of(row), swap), numpy_dtype(code), whole=True)
         conjugated, negated = index.resolution(row)
         if conjugated:
             array = np.conjugate(array)
@@ -267,9 +270,9 @@ def open(source: str | os.PathLike[str] | Buffer, *, io: Io = "auto", allow_copy
         A file, or any object with the buffer protocol (bytes, bytearray, memoryview, mmap, array): it is viewed, never
         copied, and kept alive by the arrays over it. The format is told from the bytes.
     io : {"auto", "mmap", "read"}
-        How a file's tensors come to memory. "mmap" maps the file, shared and read-only. "read" reads headers now, and each
-        storage when it is first asked for, once for as long as an array over it lives; a page fault on a network disk
-        costs more than that. "auto" is "read" on network file systems and "mmap" on others.
+        How a file's tensors come to memory. "mmap" maps the file, shared and read-only. "read" reads headers now, and
+        each storage when it is first asked for, once for as long as an array over it lives; a page fault on a network
+        disk costs more than that. "auto" is "read" on network file systems and "mmap" on others.
     allow_copy : bool
         False refuses tensors that cannot be views of the file: compressed, big-endian or conjugated ones.
 

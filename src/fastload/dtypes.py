@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ DTYPES = (
     Dtype("bfloat16",        "bfloat16",       16, 2, "BF16",        "BFloat16Storage"),  # numpy has no bfloat16
     Dtype("float32",         "<f4",            32, 4, "F32",         "FloatStorage"),
     Dtype("float64",         "<f8",            64, 8, "F64",         "DoubleStorage"),
-    Dtype("complex32",       "<f2",            32, 2),  # an array of float16 with a last axis of 2: numpy has no half complex
+    Dtype("complex32",       "<f2",            32, 2),  # numpy has no half complex: float16 with a last axis of 2
     Dtype("complex64",       "<c8",            64, 4, "C64",         "ComplexFloatStorage"),
     Dtype("complex128",      "<c16",          128, 8, None,          "ComplexDoubleStorage"),
     Dtype("float8_e4m3fn",   "float8_e4m3fn",   8, 1, "F8_E4M3"),
@@ -92,11 +93,12 @@ TORCH_DTYPES = {row.name: code for code, row in enumerate(DTYPES) if row.in_torc
 
 
 @cache
-def numpy_dtype(code: int) -> np.dtype:
+def numpy_dtype(code: int) -> np.dtype[Any]:
     """The numpy dtype of arrays whose dtype has this row number."""
     name = DTYPES[code].numpy
     if name[0] in "|<":
         return np.dtype(name)
     import ml_dtypes  # 8 ms, so only for a tensor that needs it
 
-    return np.dtype(getattr(ml_dtypes, name))
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype

@@ -19,6 +19,9 @@ __all__ = [
 ]
 
 
+MAX_SHOWN = 2000  # characters of a message
+
+
 def printable(text: str) -> str:
     """*text* for a person's eyes: control, bidi and surrogate characters as escapes, the rest as it is."""
     if text.isprintable():
@@ -53,7 +56,10 @@ class FastloadError(Exception):
     def __str__(self) -> str:
         place = f"{self.path}: " if self.path else ""
         byte = f" (at byte {self.offset:#x})" if self.offset is not None else ""
-        return printable(f"{place}{self.message}{byte}")
+        message = self.message
+        if len(message) > MAX_SHOWN:  # it quotes a name of the file, which may be of any length
+            message = f"{message[: MAX_SHOWN // 2]} … {message[-MAX_SHOWN // 2 :]}"
+        return printable(f"{place}{message}{byte}")
 
 
 class FormatError(FastloadError, ValueError):

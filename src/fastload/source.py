@@ -18,10 +18,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fastload._native import Index, Records, Region, check, filesystem_type, local_header_bytes, locate_record
-from fastload.errors import FormatError, TruncatedError, UnsupportedError
+from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing_extensions import Buffer
 
 __all__ = ["Io", "Source"]
 
@@ -114,7 +114,7 @@ class Source:
     @classmethod
     def _of_file(cls, path: str, io: Io) -> Source:
         if "://" in path and not os.path.exists(path):
-            raise UnsupportedError(f"{path} is a URL, and fastload opens files: download it first")
+            raise UnsupportedError("is a URL, and fastload opens files: download it first", path=path)
         if stat.S_ISDIR(os.stat(path).st_mode):
             raise UnsupportedError(
                 "is a folder; this version of fastload opens single files: name the shard in it", path=path
@@ -138,17 +138,17 @@ class Source:
             raise TruncatedError(f"{count:,} bytes needed, {max(self.size - offset, 0):,} left", offset=offset)
         if self.region is not None:
             return memoryview(self.region)[offset : offset + count]
-        return memoryview(self._read(offset, count))
+        return self._read(offset, count)
 
-    def _read(self, offset: int, count: int) -> bytes | np.ndarray:
+    def _read(self, offset: int, count: int) -> memoryview:
         """Read *count* bytes into new memory."""
         assert self._descriptor is not None
         if count <= SMALL_READ_BYTES and hasattr(os, "pread"):
             small = os.pread(self._descriptor.number, count, offset)
             if len(small) == count:
-                return small
-        data = np.empty(count, np.uint8)
-        rest = memoryview(data)
+                return memoryview(small)
+        data = np.empty(count, np.uint8).data
+        rest = data
         while rest:
             if hasattr(os, "preadv"):
                 done = os.preadv(self._descriptor.number, [rest[:MAX_READ_BYTES]], offset)
@@ -158,20 +158,23 @@ class Source:
                     file.seek(offset)
                     done = file.readinto(rest[:MAX_READ_BYTES])
             if done == 0:
-                raise TruncatedError(f"the file was cut while it was open: {len(rest):,} bytes are gone", offset=offset)
+                raise TruncatedError(f"the file was cut while it was open: {len(rest):,} bytes gone", offset=offset)
             offset += done
             rest = rest[done:]
         return data
 
     def locate(self, records: Records, number: int) -> int:
         """Where the bytes of a stored record begin, in bytes from the start of the source."""
-        return self._find(records, number)[0]
+        try:
+            return self._find(records, number)[0]
+        except FastloadError as error:
+            raise located(error, self.path) from None
 
     def _find(self, records: Records, number: int) -> tuple[int, int, int]:
         """Read and check the local header of a record: (position, stored bytes, method)."""
         offset, count = records.position(number), local_header_bytes(records, number)
         if self._descriptor is not None and count <= self.size - offset:
-            # Even of a mapped file: to read these few bytes costs a sixth of the page fault that looking at them would.
+            # Even of a mapped file: to read these few bytes costs a sixth of the page fault of looking at them.
             return locate_record(records, number, self._read(offset, count))
         return locate_record(records, number, self.fetch(offset, count))
 
@@ -201,7 +204,7 @@ class Source:
                 data = self.read_record(index.records, number)
             if swap > 1:
                 whole = len(data) // swap * swap
-                data = memoryview(np.frombuffer(data[:whole], f"u{swap}").byteswap()).cast("B")
+                data = np.frombuffer(data[:whole], f"u{swap}").byteswap().data.cast("B")
             # Another thread may have been faster: its Region then is the one that everybody shares.
             region = self._loaded.setdefault(key, Region(data))
         return region

@@ -53,6 +53,13 @@ def test_archives_that_are_laid_out_otherwise(options):
     assert read(torch_file(ABC, **options)) == ABC_VALUES
 
 
+def test_a_tensor_at_the_root_has_the_empty_name():
+    checkpoint = fastload.open(torch_file(tensor("int8", (2,), [3, 4])))
+
+    assert list(checkpoint) == [""] and checkpoint.entry("").key_path == ()
+    assert checkpoint[""].tolist() == [3, 4] and checkpoint.entry("").name == ""
+
+
 def test_big_endian_data_comes_as_native_copies():
     root = {
         "f": tensor("float32", (3,), np.array([1, 2, 3], ">f4").tobytes()),

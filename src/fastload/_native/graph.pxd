@@ -12,7 +12,7 @@ cdef enum Kind:
     STR8               # place of its bytes           length: a str of Python 2, text or bytes
     BYTES, BYTEARRAY   # place                        length
     GLOBAL             # module, name: TEXT nodes     tail: what the walker takes it for
-    TUPLE, FROZENSET   # first child, -               count
+    TUPLE, FROZENSET   # first child, parts           count, depth: see MAX_KEY_PARTS
     LIST, DICT, SET    # -                            updates
     REDUCE             # callable, arguments: TUPLE   updates
     NEWOBJ             # class, arguments: TUPLE      updates
@@ -44,6 +44,12 @@ cdef struct Update:    # of a list, dict, set or object, in a ring: a node's `ta
     uint32_t count
     uint32_t next
     uint32_t kind
+
+cdef enum:
+    # A tuple or frozenset is hashed and shown part by part, each as often as it stands in it, and recursively. As the key
+    # of a dict or an item of a set it may have so many parts, in all, and lie so deep; keys in the wild have two or three.
+    MAX_KEY_PARTS = 1000
+    MAX_KEY_DEPTH = 50
 
 cdef struct Slice:
     const char *start
@@ -82,6 +88,15 @@ cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
     found.start = (graph.arena if node.flags & OWN_BYTES else <const char *>graph.held.buf) + wide(node)
     found.length = node.tail | (<size_t>node.high << 32)
     return found
+
+
+cdef inline bint is_sequence(const Node *node) noexcept nogil:
+    return node.kind == TUPLE or node.kind == FROZENSET
+
+
+cdef inline bint is_unwieldy(const Node *node) noexcept nogil:
+    """Whether hashing or showing a key could take for ever, or all of the stack."""
+    return is_sequence(node) and (node.y > MAX_KEY_PARTS or node.high > MAX_KEY_DEPTH)
 
 
 cdef inline bint is_object(const Node *node) noexcept nogil:

@@ -416,6 +416,12 @@ cdef class TensorEntry:
         return None if storage == NO_STORAGE else storage
 
     @property
+    def storage_nbytes(self):
+        """The size of that storage in bytes, of which the tensor may be a small part; 0 for a meta tensor."""
+        cdef uint32_t storage = self.index.rows[self.row].storage
+        return 0 if storage == NO_STORAGE else self.index.extent(storage).size
+
+    @property
     def file(self):
         """The file that holds the bytes; None for a buffer."""
         return self.index.source.path

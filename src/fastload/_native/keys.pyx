@@ -8,7 +8,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.graph cimport FALSE, INT, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
+from fastload._native.graph cimport FALSE, INT, LONG, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
 from fastload._native.index cimport BOOL_KEY, INT_KEY, TEXT_KEY
 from fastload._native.objects cimport key_text
 from fastload._native.utf8 cimport is_utf8, put_utf8
@@ -58,6 +58,8 @@ cdef class Keys:
         reserve(<void **>&self.made, &self.made_capacity, len(shown) + 1, 1)
         memcpy(self.made, <const char *>shown, len(shown))
         text.start, text.length = self.made, len(shown)
+        if self.graph.nodes[node].kind == LONG:
+            text.kind = INT_KEY
         return 0
 
     cdef int read_position(self, uint32_t position, Text *text) except -1 nogil:

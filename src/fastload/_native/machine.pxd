@@ -28,6 +28,7 @@ cdef struct Machine:
     uint32_t *memo           # 0 is unset
     size_t memo_capacity, memo_count
 
+cdef int make_first_nodes(Graph graph) except -1 nogil
 cdef int raise_pickle(Machine *machine, const char *message) except -1 with gil
 cdef int raise_unsupported(Machine *machine, const char *message) except -1 with gil
 cdef int raise_limit(Machine *machine, const char *message) except -1 with gil

@@ -1,4 +1,9 @@
-"""The cold half of machine.pxd: what is said when a stream makes no sense."""
+"""The cold half of machine.pxd: the nodes that every graph begins with, and what is said of a bad stream."""
+
+from libc.string cimport memset
+
+from fastload._native.graph cimport FALSE, INT, NONE, TRUE, TUPLE, Graph, Node
+from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, LimitError, UnsupportedError
 
@@ -17,3 +22,19 @@ cdef int raise_limit(Machine *machine, const char *message) except -1 with gil:
 
 cdef int raise_opcode(Machine *machine, uint8_t op) except -1 with gil:
     raise FormatError(f"pickle: the byte {op:#04x} is no opcode", offset=tell(&machine.cursor) - 1)
+
+
+cdef int make_first_nodes(Graph graph) except -1 nogil:
+    """The nodes of NODE_NONE to the last small int."""
+    cdef uint32_t i
+    # Number 0, which stands for no node: `add_node` could not return it.
+    reserve(<void **>&graph.nodes, &graph.nodes_capacity, 512, sizeof(Node))
+    memset(graph.nodes, 0, sizeof(Node))
+    graph.nodes_count = 1
+    add_node(graph, NONE, 0, 0, 0, 0, 0)
+    add_node(graph, FALSE, 0, 0, 0, 0, 0)
+    add_node(graph, TRUE, 0, 0, 0, 0, 0)
+    add_node(graph, TUPLE, 0, 0, 0, 0, 0)
+    for i in range(256):
+        add_node(graph, INT, i, 0, 0, 0, 0)
+    return 0

@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
+    is_unwieldy,
 )
 
 from fastload.errors import FormatError, LimitError
@@ -113,7 +114,7 @@ cdef class Builder:
             found.append(node.y)
         elif node.kind == PERSID:
             found.append(node.x)
-        if node.kind == GLOBAL or not node.tail:
+        if node.kind <= GLOBAL or not node.tail:     # of a text, say, `tail` is the length
             return found
         at = node.tail
         while True:
@@ -185,8 +186,8 @@ cdef class Builder:
         self.finished.add(number)
         return True
 
-    cdef bint are_finished(self, uint32_t arguments) except -1:
-        """Whether the lists, dicts and sets among the arguments hold all their items."""
+    cdef bint are_usable(self, uint32_t arguments) except -1:
+        """Whether the lists, dicts and sets among the arguments hold all their items, and those can be hashed."""
         cdef Node *node = &self.graph.nodes[arguments]
         cdef size_t i
         cdef uint32_t child
@@ -194,6 +195,9 @@ cdef class Builder:
             child = self.graph.children[node.x + i]
             if LIST <= self.graph.nodes[child].kind <= SET and child not in self.finished:
                 return False
+            for item in self.children(&self.graph.nodes[child]):
+                if is_unwieldy(&self.graph.nodes[item]):
+                    return False
         return True
 
     cdef int finish_call(self, uint32_t number, const Node *node, list values) except -1:
@@ -205,6 +209,8 @@ cdef class Builder:
         maker = self.maker(node)
         record = self.made[number] if isinstance(self.made.get(number), Record) else None
         if maker is self.mapping:
+            if not self.are_usable(node.y):
+                raise LimitError("a dict is made of itself, or of a key that has too many parts")
             for arg in args:
                 if isinstance(arg, dict):
                     self.made[number].update(arg)
@@ -212,8 +218,8 @@ cdef class Builder:
                     self.made[number].update([pair for pair in arg if isinstance(pair, (list, tuple)) and len(pair) == 2])
         elif maker is not None:
             try:
-                if not self.are_finished(node.y):
-                    raise ValueError("an argument refers back to its own call")
+                if not self.are_usable(node.y):
+                    raise ValueError
                 self.made[number] = maker(*args)
             except (TypeError, ValueError, LookupError, OverflowError):
                 self.made[number] = record = self.record(node)
@@ -279,7 +285,10 @@ cdef class Builder:
 
 cdef str key_text(Graph graph, uint32_t node):
     """What stands for a dict key that is neither text nor number in the name of a tensor: its `str`."""
-    return str(build_objects(graph, node))
+    try:
+        return str(build_objects(graph, node))
+    except ValueError:  # of an int with more digits than Python converts
+        raise LimitError("the key of a dict is a number of more than 4300 digits")
 
 
 cdef object build_objects(Graph graph, uint32_t root, dict makers=None, dict leaves=None, mapping=None):

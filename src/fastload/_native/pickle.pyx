@@ -18,10 +18,11 @@ from fastload._native.cursor cimport (
 )
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
-    PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, UNHASHABLE, Graph, Node, Update, is_object,
+    PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, UNHASHABLE, MAX_KEY_DEPTH, MAX_KEY_PARTS, Graph, Node, Update,
+    is_object, is_sequence, is_unwieldy,
 )
 from fastload._native.machine cimport (
-    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, need, pop, push, push_node,
+    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, make_first_nodes, need, pop, push, push_node,
     raise_limit, raise_opcode, raise_pickle, raise_unsupported,
 )
 from fastload._native.textargs cimport (
@@ -125,9 +126,20 @@ cdef int add_children(Graph graph, const uint32_t *nodes, size_t count, uint32_t
     return 0
 
 
+cdef inline int check_hashable(Machine *machine, const Node *node) except -1 nogil:
+    """See that a value can be the key of a dict or an item of a set."""
+    if node.flags & UNHASHABLE:
+        return raise_pickle(machine, "the key of a dict, or an item of a set, is unhashable")
+    if is_unwieldy(node):
+        return raise_limit(machine, "the key of a dict, or an item of a set, has more than 1000 parts or is nested too deep")
+    return 0
+
+
 cdef int push_sequence(Machine *machine, Graph graph, uint8_t kind, size_t first) except -1 nogil:
     """Replace the values from *first* on by one TUPLE or FROZENSET of them."""
-    cdef uint32_t place = 0
+    cdef uint32_t place = 0, parts = 1
+    cdef uint16_t depth = 1
+    cdef const Node *node
     cdef size_t count = machine.height - first, i
     cdef uint8_t flags = 0
     if count == 0 and kind == TUPLE:
@@ -135,11 +147,17 @@ cdef int push_sequence(Machine *machine, Graph graph, uint8_t kind, size_t first
     if count:
         add_children(graph, machine.stack + first, count, &place)
     for i in range(count):
-        flags |= graph.nodes[machine.stack[first + i]].flags & UNHASHABLE
-    if flags and kind == FROZENSET:
-        return raise_pickle(machine, "an unhashable value stands in a frozenset")
+        node = &graph.nodes[machine.stack[first + i]]
+        flags |= node.flags & UNHASHABLE
+        if is_sequence(node):
+            depth = max(depth, min(node.high, MAX_KEY_DEPTH) + 1)
+            parts = min(parts, MAX_KEY_PARTS) + min(node.y, MAX_KEY_PARTS)
+        else:
+            parts = min(parts, MAX_KEY_PARTS) + 1
+        if kind == FROZENSET:
+            check_hashable(machine, node)
     machine.height = first
-    return push(machine, add_node(graph, kind, place, 0, <uint32_t>count, 0, flags))
+    return push(machine, add_node(graph, kind, place, parts, <uint32_t>count, depth, flags))
 
 
 cdef int update(Machine *machine, Graph graph, uint32_t target, uint32_t kind, size_t first) except -1 nogil:
@@ -152,12 +170,10 @@ cdef int update(Machine *machine, Graph graph, uint32_t target, uint32_t kind, s
         if count % 2:
             return raise_pickle(machine, "a dict is given a key without a value")
         for i in range(first, machine.height, 2):
-            if graph.nodes[machine.stack[i]].flags & UNHASHABLE:
-                return raise_pickle(machine, "the key of a dict is unhashable")
+            check_hashable(machine, &graph.nodes[machine.stack[i]])
     if kind == ITEMS and node.kind == SET:
         for i in range(first, machine.height):
-            if graph.nodes[machine.stack[i]].flags & UNHASHABLE:
-                return raise_pickle(machine, "an unhashable value stands in a set")
+            check_hashable(machine, &graph.nodes[machine.stack[i]])
     if count:
         reserve(<void **>&graph.updates, &graph.updates_capacity, graph.updates_count + 1, sizeof(Update))
         number = <uint32_t>graph.updates_count
@@ -533,27 +549,6 @@ cdef int run(Machine *machine, Graph graph) except -1 nogil:
         return raise_pickle(machine, "a MARK is still open at the end")
     pop(machine, &graph.root)
     graph.end = cursor.next - cursor.start
-    return 0
-
-
-cdef int make_first_nodes(Graph graph) except -1 nogil:
-    """The nodes of NODE_NONE to the last small int."""
-    cdef uint32_t i
-    add_node_zero(graph)
-    add_node(graph, NONE, 0, 0, 0, 0, 0)
-    add_node(graph, FALSE, 0, 0, 0, 0, 0)
-    add_node(graph, TRUE, 0, 0, 0, 0, 0)
-    add_node(graph, TUPLE, 0, 0, 0, 0, 0)
-    for i in range(256):
-        add_node(graph, INT, i, 0, 0, 0, 0)
-    return 0
-
-
-cdef int add_node_zero(Graph graph) except -1 nogil:
-    """Number 0, which stands for no node: `add_node` could not return it."""
-    reserve(<void **>&graph.nodes, &graph.nodes_capacity, 512, sizeof(Node))
-    memset(graph.nodes, 0, sizeof(Node))
-    graph.nodes_count = 1
     return 0
 
 

@@ -39,6 +39,7 @@ cdef struct Header:
     Json json                # where the scanner is
     uint64_t *shape          # of the entry being read
     size_t shape_capacity
+    bint in_metadata         # __metadata__ is being read
     bint in_entry            # the tensor whose name was added last is being read
     uint64_t data_start      # where the data begins, in bytes from the start of the file
     uint64_t data_size
@@ -135,6 +136,7 @@ cdef int read_entry(Header *header, Index index, Spellings spellings, Row *row, 
 
 cdef int read_metadata(Header *header, dict metadata) except -1:
     """The object of text to text under __metadata__."""
+    header.in_metadata = True
     cdef Cursor *cursor = &header.json.cursor
     cdef bint first = True
     expect(cursor, c"{", "__metadata__ is not an object")
@@ -142,10 +144,11 @@ cdef int read_metadata(Header *header, dict metadata) except -1:
         read_string(&header.json)
         key = PyUnicode_DecodeUTF8(header.json.text.start, header.json.text.length, NULL)
         if key in metadata:
-            raise_name(header, "__metadata__ holds the key %s twice")
+            raise_name(header, "the key %s stands twice")
         expect(cursor, c":", "expected a colon")
         read_string(&header.json)  # refuses what is no text
         metadata[key] = PyUnicode_DecodeUTF8(header.json.text.start, header.json.text.length, NULL)
+    header.in_metadata = False
     return 0
 
 
@@ -327,7 +330,7 @@ def read_header(data, source, DtypeTable dtypes not None, Spellings spellings no
     header.json.text.length = header.json.text.capacity = 0
     header.shape = NULL
     header.shape_capacity = 0
-    header.in_entry = False
+    header.in_entry = header.in_metadata = False
     PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
     try:
         point_at(&header.json.cursor, <const uint8_t *>held.buf, held.len, 8)
@@ -357,6 +360,8 @@ def read_header(data, source, DtypeTable dtypes not None, Spellings spellings no
     except FormatError as error:
         if header.in_entry:
             error.message = f"tensor {name_of(index, index.names.count - 1)!r}: {error.message}"
+        elif header.in_metadata:
+            error.message = f"__metadata__ must be an object of texts: {error.message}"
         raise
     finally:
         PyBuffer_Release(&held)

@@ -56,13 +56,16 @@ cdef int push_own(Machine *machine, Graph graph, uint8_t kind, bytes data) excep
     return push_node(machine, graph, kind, place, length, OWN_BYTES)
 
 
-cdef int push_number_text(Machine *machine, Graph graph, const uint8_t *line, size_t length) except -1 with gil:
+cdef int push_number_text(
+    Machine *machine, Graph graph, const uint8_t *line, size_t length, bint is_long
+) except -1 with gil:
     """A decimal number that is long, or not plain digits."""
     if length > MAX_DIGITS:
         raise_limit(machine, "a decimal number of more than 4300 digits")
     text = PyBytes_FromStringAndSize(<const char *>line, length)
-    if text.endswith(b"L"):
-        text = text[:-1]
+    if is_long:
+        text = text.removesuffix(b"L")
+    value = None
     try:
         value = int(text.decode("ascii"), 0)
     except ValueError:
@@ -82,17 +85,17 @@ cdef int push_int_line(Machine *machine, Graph graph, bint bools) except -1 nogi
     negative = length > 0 and line[0] == c"-"
     i = 1 if negative else 0
     if length == i or length - i > 18:
-        return push_number_text(machine, graph, line, length)
+        return push_number_text(machine, graph, line, length, not bools)
     while i < length and c"0" <= line[i] <= c"9":
         value = value * 10 + (line[i] - c"0")
         i += 1
-    if i < length and not (i + 1 == length and line[i] == c"L"):
-        return push_number_text(machine, graph, line, length)
+    if i < length and not (i + 1 == length and line[i] == c"L" and not bools and length > 1 + negative):
+        return push_number_text(machine, graph, line, length, not bools)
     return push_node(machine, graph, INT, <uint64_t>(-value if negative else value), 0, 0)
 
 
 cdef int push_float(Machine *machine, Graph graph, const uint8_t *line, size_t length) except -1 with gil:
-    cdef double value
+    cdef double value = 0
     cdef uint64_t bits
     try:
         value = float(PyBytes_FromStringAndSize(<const char *>line, length).decode("ascii"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastload.entry import TensorEntry
@@ -36,41 +35,10 @@ def overall(sums: Iterable[Sum]) -> Sum:
     return Sum(*map(sum, zip(Sum(0, 0, 0), *sums, strict=True)))
 
 
-def storage_nbytes(entries: Sequence[TensorEntry]) -> int:
-    """The bytes that the tensors lie in, each counted once.
+def storage_nbytes(entries: Iterable[TensorEntry]) -> int:
+    """The bytes of the storages that hold the tensors, each counted once.
 
-    Of a storage that is what its tensors reach, from the first byte to the last. Less than their own bytes where they
-    share storages or repeat elements (stride 0), and nothing for meta tensors, which have none.
+    Less than the tensors' own where they share storages or repeat elements (stride 0); more where a tensor is a slice
+    of a storage that was kept whole; and nothing for meta tensors, which have none.
     """
-    holders = Counter(entry.storage for entry in entries)
-    shared: dict[int, list[TensorEntry]] = {storage: [] for storage, held in holders.items() if held > 1}
-    total = 0
-    for entry in entries:
-        if entry.storage in shared:
-            shared[entry.storage].append(entry)
-        elif entry.storage is not None:
-            total += _reach(entry)
-    return total + sum(_reach_together(held) for storage, held in shared.items() if storage is not None)
-
-
-def _reach(entry: TensorEntry) -> int:
-    """Bytes from the first to the last of a tensor."""
-    strides = entry.strides
-    reach: int = entry.nbytes
-    if strides is None or not reach:
-        return reach
-    reach //= math.prod(entry.shape)  # the last element
-    for size, stride in zip(entry.shape, strides, strict=True):
-        reach += (size - 1) * stride
-    return reach
-
-
-def _reach_together(entries: Sequence[TensorEntry]) -> int:
-    """Bytes from the first to the last of several tensors in one storage."""
-    filled = [entry for entry in entries if entry.nbytes]
-    begins: list[int] = [entry.offset for entry in filled if entry.offset is not None]
-    reaches = [_reach(entry) for entry in filled]
-    if len(begins) < len(filled):  # inflated: no tensor says where in its storage it begins
-        return max(reaches)
-    ends = [begin + reach for begin, reach in zip(begins, reaches, strict=True)]
-    return max(ends, default=0) - min(begins, default=0)
+    return sum({entry.storage: entry.storage_nbytes for entry in entries}.values())

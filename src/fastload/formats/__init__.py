@@ -56,11 +56,12 @@ FOREIGN = (
     (0, b"7z\xbc\xaf\x27\x1c", UnsupportedError, "is a 7z archive: unpack it first"),
     (0, b"Rar!", UnsupportedError, "is a RAR archive: unpack it first"),
     (257, b"ustar", UnsupportedError, f"is a tar archive (torch before 0.1.10, or .nemo), {_NOT_YET}"),
-    (0, b"version https://git-lfs", UnknownFormatError, "is a git-lfs pointer and not the file itself: run `git lfs pull`"),
+    (0, b"version https://git-lfs", UnknownFormatError, "is a git-lfs pointer and not the file: run `git lfs pull`"),
     (0, b"\x89PNG", UnknownFormatError, "is a PNG image"),
     (0, b"%PDF", UnknownFormatError, "is a PDF document"),
 )
-_TAR_MEMBERS = (b"storages\0", b"sys_info\0", b"pickle\0", b"tensors\0")  # a tar without "ustar", as torch < 0.1.10 wrote
+# A tar without "ustar", as torch before 0.1.10 may have written.
+_TAR_MEMBERS = (b"storages\0", b"sys_info\0", b"pickle\0", b"tensors\0")
 
 
 def detect(source: Source) -> Format:

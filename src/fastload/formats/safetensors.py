@@ -3,8 +3,8 @@
     0        8                8+N                                end of file
     | N: u64 | JSON, N bytes  | one run per tensor, no gaps       |
 
-Little-endian, row-major, no strides; alignment is not promised. The reference refuses headers of more than 100 MB, and so
-do we; unlike it we also refuse a name that stands twice, of which it would keep the last.
+Little-endian, row-major, no strides; alignment is not promised. The reference refuses headers of more than 100 MB, and
+so do we; unlike it we also refuse a name that stands twice, of which it would keep the last.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -31,8 +31,8 @@ def probe(head: bytes) -> bool:
 def index(source: Source) -> Index:
     """Describe every tensor without reading its data.
 
-    Offsets in the header count bytes from the end of the header; those of the entries from the start of the file. Order:
-    by data offset, then as the header has them.
+    Offsets in the header count bytes from the end of the header; those of the entries from the start of the file.
+    Order: by data offset, then as the header has them.
 
     Raises
     ------
@@ -45,7 +45,9 @@ def index(source: Source) -> Index:
     """
     length = read_length(source.fetch(0, 8))
     if length > MAX_HEADER_BYTES:
-        raise LimitError(f"the header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} of the format", offset=0)
+        raise LimitError(
+            f"the header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} of the format", offset=0
+        )
     if length > source.size - 8:
         raise TruncatedError(
             f"the file has {source.size:,} bytes and its header alone promises {8 + length:,}:"

@@ -1,7 +1,7 @@
 """The globals that PyTorch's pickles name, and what each means. Knows no opcodes; imports nothing that it names.
 
-Sources: `torch/_utils.py`, `torch/storage.py` and `torch/serialization.py` of torch 2.13. A global that is not listed is
-inert: it is recorded, never resolved, and stops no tensor.
+Sources: `torch/_utils.py`, `torch/storage.py` and `torch/serialization.py` of torch 2.13. A global that is not listed
+is inert: it is recorded, never resolved, and stops no tensor.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ def _tensor(module: str, name: str, arguments: str) -> Global:
     return Global(module, name, "tensor", arguments=arguments)
 
 
+def _parameter(module: str, name: str, arguments: str) -> Global:
+    return Global(module, name, "wrapper", kind="parameter", arguments=arguments)
+
+
 def _later(module: str, name: str, label: str) -> Global:
     return Global(module, name, "later", label=label)
 
@@ -42,8 +46,8 @@ GLOBALS = (
     _tensor("torch._utils", "_rebuild_tensor_v2", "storage offset size stride requires_grad hooks metadata?"),
     _tensor("torch._utils", "_rebuild_tensor_v3", "storage offset size stride requires_grad hooks dtype metadata?"),
     Global("torch._utils", "_rebuild_meta_tensor_no_storage", "meta", arguments="dtype size stride requires_grad"),
-    Global("torch._utils", "_rebuild_parameter", "wrapper", 0, "parameter", "tensor requires_grad hooks"),
-    Global("torch._utils", "_rebuild_parameter_with_state", "wrapper", 0, "parameter", "tensor requires_grad hooks state"),
+    _parameter("torch._utils", "_rebuild_parameter", "tensor requires_grad hooks"),
+    _parameter("torch._utils", "_rebuild_parameter_with_state", "tensor requires_grad hooks state"),
     # Tensors of other sorts: each must be known, since its parts would else be listed as if they were it.
     _later("torch._utils", "_rebuild_qtensor", "a quantised tensor"),
     _later("torch._utils", "_rebuild_sparse_tensor", "a sparse tensor"),

@@ -43,7 +43,7 @@ OTHER_ARCHIVES = (
     ("constants.pkl", "a TorchScript archive: load it with torch.jit.load and save its state_dict()"),
     ("model.json", "a TorchScript archive of torch 1.0 to 1.2: load it with such a torch and save its state_dict()"),
     ("archive_format", "an exported program (.pt2): load it with torch.export.load and save its state_dict"),
-    ("serialized_exported_program.json", "an exported program (.pt2) of an early torch: load it and save its state_dict"),
+    ("serialized_exported_program.json", "an exported program (.pt2) of an early torch: load it, save its state_dict"),
     (".data/extern_modules", "a torch.package archive: import its model and save its state_dict()"),
 )
 
@@ -101,6 +101,7 @@ def objects(source: Source) -> Any:
 
 def verify(source: Source, index: Index) -> None:
     """Check the local header of every record, which `index` leaves until the record is asked for."""
+    assert index.records is not None
     for number in range(len(index.records)):
         source.locate(index.records, number)
 
@@ -115,7 +116,9 @@ def _harvest(source: Source, leaves: dict[int, Any] | None = None) -> tuple[Grap
 
 def _parse(source: Source, archive: Archive) -> Graph:
     number = archive.records.find(f"{archive.root}data.pkl")
-    return parse(source.read_record(archive.records, number))
+    data = source.read_record(archive.records, number)
+    stored = archive.records.is_view(number)  # else places in it are those of the inflated bytes
+    return parse(data, source.locate(archive.records, number) if stored else 0)
 
 
 def _archive(source: Source) -> Archive:
@@ -156,7 +159,7 @@ def _refuse_other(names: list[str], root: str) -> None:
         if any(found == name or found.endswith(f"/{name}") for found in names):
             raise UnsupportedError(f"is {what}")
     if all(name.endswith(".npy") for name in names):
-        raise UnsupportedError("is a NumPy archive (.npz), which this version of fastload cannot read yet: use numpy.load")
+        raise UnsupportedError("is a NumPy archive (.npz), which this fastload cannot read yet: use numpy.load")
     if any(name.startswith(f"{root}data/") for name in names):
         raise FormatError(f"has storages and no record '{root}data.pkl': the archive lost its pickle")
     raise UnsupportedError(f"is a zip archive, but no checkpoint: it has no data.pkl among its {len(names):,} records")
