@@ -31,7 +31,7 @@ MODULES = [
     "zip",
 ]
 
-flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
+flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-wrapv"] if SANITIZE else []
 macros = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
@@ -62,5 +62,6 @@ setup(
             "linetrace": COVERAGE,
         },
         build_dir="build/cython" if not COVERAGE else None,
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -19,7 +19,7 @@ from builders import (
 from pickles import OPCODES
 from reading import read_all
 
-ROUNDS = int(os.environ.get("FASTLOAD_FUZZ_ROUNDS", "1500"))  # a test, and about a second of each
+ROUNDS = int(os.environ.get("FASTLOAD_FUZZ_ROUNDS", "3000"))  # a test, and about a second of each
 NUMBERS = [
     0,
     1,

@@ -11,7 +11,8 @@ cdef struct Item:                # one value in a container, and how it is calle
     uint32_t value
     uint8_t is_position
     uint8_t is_worth_entering    # a tensor may be found there
-    uint8_t hidden               # only the program knows its name: an argument of a call, a state that is no dict, a key
+    # Only the program knows its name: it is an argument of a call, a state that is no dict, or a key.
+    uint8_t hidden
 
 
 cdef class Contents:

@@ -1,16 +1,16 @@
 """What a node of the graph holds: its items, each with the key that names it.
 
-A dict has its pairs, a list its values; an object has what was set and appended, its attributes, and the arguments of its
-call, as far as their meaning is known. Of a key that stands twice the last value counts, in the first place.
+A dict has its pairs, a list its values; an object has what was set and appended, its attributes, and the arguments of
+its call, as far as their meaning is known. Of a key that stands twice the last value counts, in the first place.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from fastload._native.graph cimport (
-    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, PAIRS, SET, STATE, STR8, TEXT, TUPLE, Graph, Node,
-    Update,
+    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, PAIRS, SET, STATE, STR8, TEXT, TUPLE, Graph,
+    Node, Update,
 )
 from fastload._native.keys cimport Keys, Text
 from fastload._native.names cimport hash_text

@@ -39,15 +39,17 @@ cdef enum UpdateKind:
     STATE              # BUILD: one value
     KEYWORDS           # NEWOBJ_EX: one dict
 
-cdef struct Update:    # of a list, dict, set or object, in a ring: a node's `tail` is its last one, whose next is its first
+# Of a list, dict, set or object, in a ring: a node's `tail` is its last one, whose `next` is its first.
+cdef struct Update:
     uint32_t first     # in `children`
     uint32_t count
     uint32_t next
     uint32_t kind
 
 cdef enum:
-    # A tuple or frozenset is hashed and shown part by part, each as often as it stands in it, and recursively. As the key
-    # of a dict or an item of a set it may have so many parts, in all, and lie so deep; keys in the wild have two or three.
+    # A tuple or frozenset is hashed and shown part by part, each as often as it stands in it, and recursively. As the
+    # key of a dict or an item of a set it may have so many parts, in all, and so many levels; keys in the wild have
+    # two or three.
     MAX_KEY_PARTS = 1000
     MAX_KEY_DEPTH = 50
 

@@ -1,10 +1,15 @@
 """The graph of a pickle: nodes, the children they name, and what was added to them later.
 
-The machine (`pickle`) makes it, the walkers (`harvest`, `objects`) read it. It holds numbers and places, no Python object.
+The machine (`pickle`) makes it, the walkers (`harvest`, `objects`) read it. It holds numbers and places, no Python
+object.
 """
 
 from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport free
+
+
+cdef str text_of(Slice data):
+    return data.start[:data.length].decode("utf-8", "replace")
 
 
 cdef class Graph:
@@ -32,7 +37,5 @@ cdef class Graph:
             node = self.nodes[self.globals[i]]
             module = bytes_of(self, &self.nodes[node.x])
             name = bytes_of(self, &self.nodes[node.y])
-            found[
-                module.start[:module.length].decode("utf-8", "replace"), name.start[:name.length].decode("utf-8", "replace")
-            ] = None
+            found[text_of(module), text_of(name)] = None
         return list(found)

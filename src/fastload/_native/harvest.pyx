@@ -3,8 +3,8 @@
 A global outside the vocabulary is inert: its items and attributes are walked for tensors, and it stops none. A tensor
 that could not be named rightly, because only the program knows its place, is an error and never left out.
 
-The graph may have cycles, and one node may be reached by very many paths. A node is not entered while it is on the path;
-one from which no tensor can be reached is entered once (BARREN); and the whole walk has a budget.
+The graph may have cycles, and one node may be reached by very many paths. A node is not entered while it is on the
+path; one from which no tensor can be reached is entered once (BARREN); and the whole walk has a budget.
 """
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -65,6 +65,7 @@ cdef class Walk:
         self.leaves = leaves
         self.keys = Keys(graph)
         self.contents = Contents(graph, recipe, self.keys)
+        reserve(<void **>&self.name, &self.name_capacity, 64, 1)
 
     def __dealloc__(self):
         free(self.frames)
@@ -118,7 +119,7 @@ cdef class Walk:
                 self.keys.read_position(item.key, &text)
             else:
                 self.keys.read(item.key, &text)
-                self.contents.spend(text.length // 1024)      # an unusual key is put together anew for each tensor below it
+                self.contents.spend(text.length // 1024)  # an unusual key is put together anew for each tensor
             if length + text.length >= MAX_NAME_BYTES:
                 return self.raise_limit("the dotted name of a tensor is longer than a million bytes")
             reserve(<void **>&self.name, &self.name_capacity, length + text.length + 32, 1)
@@ -201,8 +202,8 @@ cdef class Walk:
     cdef int leave(self) except -1 nogil:
         """Come out of the innermost container, and remember it if no tensor can be reached from it.
 
-        A node that refers back to one still on the path may yet lead to a tensor by way of it, so it is only pending; with
-        the outermost node of such a cycle all of them are decided (the components of Tarjan's algorithm).
+        A node that refers back to one still on the path may yet lead to a tensor by way of it, so it is only pending;
+        with the outermost node of such a cycle all of them are decided (the components of Tarjan's algorithm).
         """
         cdef Frame *frame
         cdef Frame *outer

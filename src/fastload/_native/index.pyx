@@ -8,7 +8,7 @@ cimport cython
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -18,8 +18,8 @@ from fastload._native.vector cimport reserve
 
 from fastload.errors import LimitError
 
-# How an array is made: from a storage in memory of its own, from the mapped source, or from it once the storage's record
-# has been located.
+# How an array is made: from a storage in memory of its own, from the mapped source, or from it once the storage's
+# record has been located.
 LOAD, VIEW, LOCATE = range(3)
 
 # What a row can be, by the number in its `kind`.

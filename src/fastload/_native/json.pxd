@@ -1,7 +1,7 @@
 """A strict JSON scanner over a cursor: the hot half.
 
-It knows JSON and nothing of who uses it. Numbers are the whole ones without sign that sizes and offsets are made of; any
-other value can only be skipped.
+It knows JSON and nothing of who uses it. Numbers are the whole ones without sign that sizes and offsets are made of;
+any other value can only be skipped.
 """
 
 from libc.stdint cimport uint8_t, uint64_t

@@ -22,7 +22,7 @@ cdef extern from *:
         found &= ones * 0x80;
         if (!found) return 8;
     #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-        return (unsigned)__builtin_ctzll(found) >> 3;  /* a borrow may only spoil what lies behind the first one found */
+        return (unsigned)__builtin_ctzll(found) >> 3;  /* a borrow spoils only what lies behind it */
     #else
         return 0;
     #endif
@@ -39,10 +39,10 @@ cdef int raise_depth(Json *json) except -1 with gil:
 
 
 cdef int read_hex4(Cursor *cursor, uint32_t *value) except -1 nogil:
-    cdef int i
+    cdef int _i
     cdef uint8_t digit
     value[0] = 0
-    for i in range(4):
+    for _i in range(4):
         if cursor.next == cursor.end:
             return raise_format(cursor, "a string of the JSON header is not closed")
         digit = cursor.next[0]

@@ -66,7 +66,9 @@ cdef inline int push_node(
         return raise_limit(machine, "one object of more than 2**48 bytes")
     return push(
         machine,
-        add_node(graph, kind, <uint32_t>value, <uint32_t>(value >> 32), <uint32_t>length, <uint16_t>(length >> 32), flags),
+        add_node(
+            graph, kind, <uint32_t>value, <uint32_t>(value >> 32), <uint32_t>length, <uint16_t>(length >> 32), flags
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """Names: an arena of UTF-8 texts numbered from 0, with a hash table from text to number.
 
-The hash is keyed with a number drawn when the process starts, so that a hostile file cannot choose names that collide.
+The hash is keyed with a number drawn when the process starts, so that a hostile file cannot choose names that
+collide.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

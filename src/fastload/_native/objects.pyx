@@ -1,7 +1,8 @@
 """The graph of a pickle → plain Python values, made when someone asks for `ckpt.objects`.
 
-Each node becomes one object, however often it is referred to, so sharing and cycles are kept and nothing is expanded. A
-class or function that the caller gave no maker for becomes a Record: a note of what the file says, which does nothing.
+Each node becomes one object, however often it is referred to, so sharing and cycles are kept and nothing is expanded.
+A class or function that the caller gave no maker for becomes a Record: a note of what the file says, which does
+nothing.
 """
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -9,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
 from fastload._native.graph cimport (
-    BYTEARRAY, BYTES, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
+    BYTEARRAY, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
     is_unwieldy,
 )
@@ -215,7 +216,8 @@ cdef class Builder:
                 if isinstance(arg, dict):
                     self.made[number].update(arg)
                 elif isinstance(arg, list):          # of pairs, as Python 2 wrote it
-                    self.made[number].update([pair for pair in arg if isinstance(pair, (list, tuple)) and len(pair) == 2])
+                    pairs = [pair for pair in arg if isinstance(pair, (list, tuple)) and len(pair) == 2]
+                    self.made[number].update(pairs)
         elif maker is not None:
             try:
                 if not self.are_usable(node.y):

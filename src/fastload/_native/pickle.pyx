@@ -1,9 +1,9 @@
 """The pickle opcode machine: bytes → a graph of nodes. Nothing is executed.
 
-Every opcode of protocols 0 to 5 is understood. Each appends at most one node of a fixed size, and a node names others by
-number, so memory is bounded by the length of the stream, nesting needs no recursion, and a value that is referred to ten
-thousand times is there once. There is no operation that could import or call anything: REDUCE is a node with two
-numbers in it. What a global means is for the walkers (`harvest`, `objects`) and their vocabulary.
+Every opcode of protocols 0 to 5 is understood. Each appends at most one node of a fixed size, and a node names others
+by number, so memory is bounded by the length of the stream, nesting needs no recursion, and a value that is referred
+to ten thousand times is there once. There is no operation that could import or call anything: REDUCE is a node with
+two numbers in it. What a global means is for the walkers (`harvest`, `objects`) and their vocabulary.
 
 Opcodes: CPython's Lib/pickletools.py, which also is the oracle of the tests.
 """
@@ -17,13 +17,13 @@ from fastload._native.cursor cimport (
     Cursor, left, point_at, raise_truncated, read_u8, read_u16, read_u32, read_u64, take,
 )
 from fastload._native.graph cimport (
-    BYTEARRAY, BYTES, DICT, FALSE, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, NONE, PAIRS,
-    PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, UNHASHABLE, MAX_KEY_DEPTH, MAX_KEY_PARTS, Graph, Node, Update,
+    BYTEARRAY, BYTES, DICT, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, PAIRS,
+    PERSID, REDUCE, SET, STATE, STR8, TEXT, TUPLE, UNHASHABLE, MAX_KEY_DEPTH, MAX_KEY_PARTS, Graph, Node, Update,
     is_object, is_sequence, is_unwieldy,
 )
 from fastload._native.machine cimport (
-    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, make_first_nodes, need, pop, push, push_node,
-    raise_limit, raise_opcode, raise_pickle, raise_unsupported,
+    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, make_first_nodes, need, pop,
+    push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
 )
 from fastload._native.textargs cimport (
     push_float_line, push_int_line, push_name_line, push_string_line, push_text_line, read_decimal,
@@ -131,7 +131,7 @@ cdef inline int check_hashable(Machine *machine, const Node *node) except -1 nog
     if node.flags & UNHASHABLE:
         return raise_pickle(machine, "the key of a dict, or an item of a set, is unhashable")
     if is_unwieldy(node):
-        return raise_limit(machine, "the key of a dict, or an item of a set, has more than 1000 parts or is nested too deep")
+        return raise_limit(machine, "the key of a dict, or an item of a set, has too many parts or levels")
     return 0
 
 
@@ -539,7 +539,9 @@ cdef int run(Machine *machine, Graph graph) except -1 nogil:
                 machine, "EXT1, EXT2 or EXT4: an extension code, whose meaning only the program knows that wrote it"
             )
         elif op == OP_NEXT_BUFFER or op == OP_READONLY_BUFFER:
-            return raise_unsupported(machine, "NEXT_BUFFER or READONLY_BUFFER: a part of the data was kept outside the file")
+            return raise_unsupported(
+                machine, "NEXT_BUFFER or READONLY_BUFFER: a part of the data was kept outside the file"
+            )
         else:
             return raise_opcode(machine, op)
 

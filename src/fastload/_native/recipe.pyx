@@ -1,17 +1,18 @@
 """What a pickle's calls mean for tensors: the vocabulary, and the reading of one tensor's recipe.
 
-A tensor is pickled as a call: of this function, with that storage, at this offset, with these sizes and strides. Which
-functions there are and what their arguments mean is a table that the caller makes (`Vocabulary`); this file knows no
-library's names. What it yields is a Row whose geometry has been checked against the storage that the archive holds.
+A tensor is pickled as a call: of this function, with that storage, at this offset, with these sizes and strides.
+Which functions there are and what their arguments mean is a table that the caller makes (`Vocabulary`); this file
+knows no library's names. What it yields is a Row whose geometry has been checked against the storage that the archive
+holds.
 """
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    DICT, FALSE, GLOBAL, INT, LONG, NEWOBJ, NONE, PAIRS, PERSID, REDUCE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
+    DICT, FALSE, GLOBAL, INT, NEWOBJ, NONE, PERSID, REDUCE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
     Update, bytes_of, int_of, wide,
 )
 from fastload._native.index cimport (
@@ -43,9 +44,9 @@ cdef class Vocabulary:
     Parameters
     ----------
     rows : iterable of (module, name, role, dtype, kind, arguments, label)
-        *module* None stands for any. *dtype* is a code, for storages and dtypes. *kind* is one of `KINDS`, for wrappers.
-        *arguments* names the arguments of a function in order; a ``?`` marks those that may be missing, and what is not
-        in `ARGUMENTS` is ignored. *label* says in an error what a row of role "later" is.
+        *module* None stands for any. *dtype* is a code, for storages and dtypes. *kind* is one of `KINDS`, for
+        wrappers. *arguments* names the arguments of a function in order; a ``?`` marks those that may be missing, and
+        what is not in `ARGUMENTS` is ignored. *label* says in an error what a row of role "later" is.
     """
 
     def __init__(self, rows):
@@ -199,7 +200,7 @@ cdef class Recipe:
         return 0
 
     cdef int storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil:
-        """Find the storage that a persistent id names: its number, dtype and size in bytes, into *row* and *declared*."""
+        """Find the storage that a persistent id names: number and dtype into *row*, bytes into *declared*."""
         cdef Node *persistent = &self.graph.nodes[node]
         cdef const Node *id
         cdef const uint32_t *parts
@@ -221,7 +222,9 @@ cdef class Recipe:
             meaning = self.meaning(parts[1])
             if meaning == NULL or meaning.role != STORAGE:
                 if self.graph.nodes[parts[1]].kind == GLOBAL:
-                    return raise_global(self.graph, parts[1], "is an unknown class of storages; a newer fastload may know it")
+                    return raise_global(
+                        self.graph, parts[1], "is an unknown class of storages; a newer fastload may know it"
+                    )
                 return raise_recipe("the class of its storage is no class")
             key = self.text(parts[2])
             if key.start == NULL:

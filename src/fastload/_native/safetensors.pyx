@@ -3,8 +3,8 @@
     { "__metadata__": {text: text, …}, name: {"dtype": text, "shape": [n, …], "data_offsets": [begin, end]}, … }
 
 One pass, no Python object a tensor. Stricter than a JSON library where the format is: no name, field or metadata key
-twice, no sign, fraction or exponent in a number of ours. Unknown fields of an entry are skipped as serde skips them, but
-must be JSON.
+twice, no sign, fraction or exponent in a number of ours. Unknown fields of an entry are skipped as serde skips them,
+but must be JSON.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -23,7 +23,7 @@ from fastload._native.json cimport (
 from fastload._native.names cimport Span, append_name, index_names
 from fastload._native.vector cimport reserve
 
-from fastload.errors import FormatError, LimitError, TruncatedError
+from fastload.errors import FormatError, TruncatedError
 
 cdef enum:
     TYPICAL_ENTRY_BYTES = 96  # of header for one tensor; only a guess at how much room to make
@@ -181,9 +181,9 @@ cdef struct Placed:          # for sorting: a row and where its data begins
     uint32_t row
 
 
-cdef int compare_placed(const void *left, const void *right) noexcept nogil:
-    cdef const Placed *a = <const Placed *>left
-    cdef const Placed *b = <const Placed *>right
+cdef int compare_placed(const void *one, const void *other) noexcept nogil:
+    cdef const Placed *a = <const Placed *>one
+    cdef const Placed *b = <const Placed *>other
     if a.begin != b.begin:
         return -1 if a.begin < b.begin else 1
     return -1 if a.row < b.row else 1
@@ -235,7 +235,8 @@ cdef int raise_layout(Index index, size_t row, const char *message) except -1 wi
 cdef int raise_short(Header *header, uint64_t promised) except -1 with gil:
     have, want = header.data_start + header.data_size, header.data_start + promised
     raise TruncatedError(
-        f"the file has {have:,} bytes and its header promises {want:,}: the download or copy is incomplete; fetch it again"
+        f"the file has {have:,} bytes and its header promises {want:,}:"
+        " the download or copy is incomplete; fetch it again"
     )
 
 

@@ -1,7 +1,7 @@
 """The opcodes whose argument is a line of text: protocol 0, and the names of globals.
 
-What is plain ASCII stays where it is in the stream; what has escapes, or many digits, is converted by CPython and kept in
-the graph's own arena.
+What is plain ASCII stays where it is in the stream; what has escapes, or many digits, is converted by CPython and
+kept in the graph's own arena.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -113,7 +113,9 @@ cdef int push_float_line(Machine *machine, Graph graph) except -1 nogil:
     return push_float(machine, graph, line, length)
 
 
-cdef int push_escaped(Machine *machine, Graph graph, uint8_t kind, const uint8_t *line, size_t length) except -1 with gil:
+cdef int push_escaped(
+    Machine *machine, Graph graph, uint8_t kind, const uint8_t *line, size_t length
+) except -1 with gil:
     """A text argument with escapes in it: raw-unicode-escape of a TEXT, a Python 2 literal of a STR8."""
     data = PyBytes_FromStringAndSize(<const char *>line, length)
     try:

@@ -1,7 +1,7 @@
 """The cold half of vector.pxd: where the memory comes from.
 
-Fresh memory costs more than what is written to it: a page fault for every 4 KiB. Large blocks are therefore laid on huge
-pages where the system has them for the asking (Linux), of which one fault brings 2 MiB.
+Fresh memory costs more than what is written to it: a page fault for every 4 KiB. Large blocks are therefore laid on
+huge pages where the system has them for the asking (Linux), of which one fault brings 2 MiB.
 """
 
 from libc.string cimport memcpy, memset

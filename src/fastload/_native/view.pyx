@@ -1,14 +1,15 @@
 """The one door from numbers to memory: a row of the Index → a numpy array.
 
-The array is read-only and its base is the Region, which holds the buffer: whatever is closed or dropped, the bytes stay
-readable for as long as an array over them lives. numpy itself would accept a negative offset and read before the buffer;
-so the Index holds only geometry that was checked against its storage, and `view` checks the storage against the buffer.
+The array is read-only and its base is the Region, which holds the buffer: whatever is closed or dropped, the bytes
+stay readable for as long as an array over them lives. numpy itself would accept a negative offset and read before the
+buffer; so the Index holds only geometry that was checked against its storage, and `view` checks the storage against
+the buffer.
 """
 
 cimport numpy as cnp
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from fastload._native.index cimport NO_STORAGE, STRIDED, Extent, Index, Row
 
@@ -135,7 +136,8 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
 cdef int pack(cnp.npy_intp *shape, int ndim, uint64_t bits, uint64_t nbytes) noexcept:
     """Turn a shape in elements of *bits* into one of packed bytes; returns its number of dimensions.
 
-    The last axis is counted in bytes where a row fills whole ones, as torch counts its packed dtypes; else all is one run.
+    The last axis is counted in bytes where a row fills whole ones, as torch counts its packed dtypes; else all is one
+    run.
     """
     if ndim and <uint64_t>shape[ndim - 1] * bits % 8 == 0:
         shape[ndim - 1] = <cnp.npy_intp>(<uint64_t>shape[ndim - 1] * bits // 8)

@@ -7,7 +7,6 @@ Format: APPNOTE.TXT 6.3.10 of PKWARE (4.3 and 4.5.3).
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
@@ -64,7 +63,7 @@ cdef int raise_beyond(Records records, uint32_t number, uint64_t file_size) exce
     cdef uint64_t need = records.members[number].stored, at = records.extents[number].position
     message = f"record {shown(records, number)} needs {need:,} bytes from byte {at:#x} on"
     if at >= file_size or need > file_size - at:
-        raise TruncatedError(f"{message}, and the file ends at {file_size:#x}: it is incomplete or its directory is damaged")
+        raise TruncatedError(f"{message}, and the file ends at {file_size:#x}: it is incomplete or damaged")
     raise FormatError(f"{message}, which reaches into the directory of the archive")
 
 
@@ -276,7 +275,7 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
     cdef Py_buffer held
     cdef Cursor cursor
     cdef Records records = Records()
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef int64_t twice
     PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
     try:
@@ -285,7 +284,7 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
         if count > <uint64_t>held.len // CENTRAL_BYTES:
             raise_format(&cursor, "the archive's directory is too short for the records that it counts")
         with nogil:
-            for i in range(count):
+            for _i in range(count):
                 read_central(&cursor, records, file_size)
             records.places = <uint64_t *>zeroed(records.names.count + 1, sizeof(uint64_t))
             twice = index_names(&records.names)
@@ -301,7 +300,7 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
 cdef int locate(
     Records records, uint32_t number, const uint8_t *header, uint64_t available, uint64_t *position
 ) except -1 nogil:
-    """Where the bytes of a record begin in the file, from its local *header*, which is checked against the directory."""
+    """Where the bytes of a record begin in the file, from its local *header*, once it agrees with the directory."""
     cdef Cursor cursor
     cdef uint64_t origin = records.extents[number].position
     cdef const Member *member = &records.members[number]
@@ -362,7 +361,9 @@ cdef int check_record(Records records, uint32_t number) except -1 nogil:
     if member.method != 0 and member.method != DEFLATED:
         return raise_method(records, number)
     if member.method == DEFLATED and records.extents[number].size // DEFLATE_RATIO > member.stored:
-        return raise_record(records, number, "claims to inflate to more than its bytes can hold", records.extents[number].position)
+        return raise_record(
+            records, number, "claims to inflate to more than its bytes can hold", records.extents[number].position
+        )
     return 0
 
 
