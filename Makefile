@@ -12,6 +12,7 @@ test: .venv/with-test
 lint: .venv/with-lint
 	.venv/bin/ruff check && .venv/bin/ruff format --check
 	.venv/bin/mypy && .venv/bin/cython-lint src
+	.venv/bin/stubtest fastload._native --allowlist tests/stubtest_allowlist.txt
 
 bench: .venv/with-test
 	.venv/bin/python -m pytest -q benchmarks

@@ -52,6 +52,7 @@ setup(
         compiler_directives={
             "language_level": 3,
             "freethreading_compatible": True,
+            "auto_pickle": False,
             "embedsignature": True,
             "embedsignature.format": "python",
             "boundscheck": True,

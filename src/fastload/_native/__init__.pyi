@@ -6,21 +6,54 @@ from typing import Any, Literal, final
 import numpy as np
 from typing_extensions import Buffer
 
+__all__ = [
+    "END_SEARCH_BYTES",
+    "LOAD",
+    "LOCATE",
+    "VIEW",
+    "DtypeTable",
+    "Graph",
+    "Index",
+    "Record",
+    "Records",
+    "Region",
+    "Spellings",
+    "TensorEntry",
+    "Vocabulary",
+    "build",
+    "build_state",
+    "check",
+    "filesystem_type",
+    "find_directory",
+    "harvest",
+    "local_header_bytes",
+    "locate_record",
+    "parse",
+    "read_directory",
+    "read_header",
+    "read_length",
+    "view",
+]
+
 END_SEARCH_BYTES: int
 LOAD: int
 LOCATE: int
 VIEW: int
 
+@final
 class DtypeTable:
     names: tuple[str, ...]
     def __init__(self, rows: Sequence[tuple[str, int, int]]) -> None: ...
 
+@final
 class Spellings:
     def __init__(self, codes: dict[str, int]) -> None: ...
 
+@final
 class Vocabulary:
     def __init__(self, rows: Iterable[tuple[str | None, str, str, int, str, str, str]]) -> None: ...
 
+@final
 class Records:
     def __len__(self) -> int: ...
     def find(self, name: str) -> int: ...
@@ -30,6 +63,7 @@ class Records:
     def position(self, number: int) -> int: ...
     def size(self, number: int) -> int: ...
 
+@final
 class Index:
     source: Any
     dtypes: DtypeTable
@@ -53,7 +87,7 @@ class Index:
 
 @final
 class TensorEntry:
-    def __init__(self) -> None: ...
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def name(self) -> str: ...
     @property
@@ -81,11 +115,13 @@ class TensorEntry:
     @property
     def quantization(self) -> None: ...
 
+@final
 class Graph:
     end: int
     def __len__(self) -> int: ...
     def list_globals(self) -> list[tuple[str, str]]: ...
 
+@final
 class Record:
     module: str
     name: str
@@ -95,8 +131,9 @@ class Record:
     items: list[Any]
     def __init__(self, module: str, name: str, args: tuple[Any, ...] | None = None) -> None: ...
 
+@final
 class Region:
-    def __init__(self, data: Buffer) -> None: ...
+    def __new__(cls, data: Buffer) -> Region: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

@@ -1,5 +1,6 @@
 """What a node of the graph holds: its items, each with the key that names it."""
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastload._native.graph cimport Graph
@@ -15,6 +16,7 @@ cdef struct Item:                # one value in a container, and how it is calle
     uint8_t hidden
 
 
+@cython.final
 cdef class Contents:
     cdef Graph graph
     cdef Recipe recipe

@@ -4,6 +4,7 @@ A dict has its pairs, a list its values; an object has what was set and appended
 its call, as far as their meaning is known. Of a key that stands twice the last value counts, in the first place.
 """
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
@@ -26,6 +27,7 @@ cdef enum:
     FEW_KEYS = 8                 # up to here keys are compared in pairs, beyond by a hash table
 
 
+@cython.final
 cdef class Contents:
     """Gathers the items of the nodes of one graph, within a budget."""
 

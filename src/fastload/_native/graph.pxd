@@ -1,5 +1,6 @@
 """The graph of a pickle: nodes, the children they name, and what was added to them later."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum Kind:
@@ -58,6 +59,7 @@ cdef struct Slice:
     size_t length
 
 
+@cython.final
 cdef class Graph:
     cdef Node *nodes
     cdef size_t nodes_count, nodes_capacity

@@ -4,6 +4,7 @@ The machine (`pickle`) makes it, the walkers (`harvest`, `objects`) read it. It 
 object.
 """
 
+cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport free
 
@@ -12,6 +13,7 @@ cdef str text_of(Slice data):
     return data.start[:data.length].decode("utf-8", "replace")
 
 
+@cython.final
 cdef class Graph:
     """A parsed pickle. It keeps the buffer alive in which the texts and bytes lie."""
 

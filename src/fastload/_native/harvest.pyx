@@ -7,6 +7,7 @@ The graph may have cycles, and one node may be reached by very many paths. A nod
 path; one from which no tensor can be reached is entered once (BARREN); and the whole walk has a budget.
 """
 
+cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
@@ -39,6 +40,7 @@ cdef struct Frame:               # a container on the path
     size_t pending               # and so many pending nodes
     uint8_t is_module
 
+@cython.final
 cdef class Walk:
     """One walk over one graph, filling one Index."""
     cdef Graph graph

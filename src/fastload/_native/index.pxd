@@ -1,5 +1,6 @@
 """The Index as the other parts of the core see it: its structs, and the checked arithmetic of filling them."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastload._native.names cimport Names
@@ -64,6 +65,7 @@ cdef struct Path:            # the keys of one tensor; none where its whole name
     bint whole               # the name is the one key, a text
 
 
+@cython.final
 cdef class DtypeTable:
     cdef readonly tuple names
     cdef uint16_t bits[256]  # of an element
@@ -76,6 +78,7 @@ cdef struct Spelling:
     uint8_t code
 
 
+@cython.final
 cdef class Spellings:
     cdef Spelling rows[64]
     cdef size_t count
@@ -94,6 +97,7 @@ cdef inline int code_of(const Spelling *rows, size_t count, const char *text, si
     return -1
 
 
+@cython.final
 cdef class Records:
     cdef Names names
     cdef Extent *extents     # by number of the name
@@ -108,6 +112,7 @@ cdef class Records:
     cdef bint is_stored(self, uint32_t number) noexcept nogil
 
 
+@cython.final
 cdef class Index:
     cdef Names names         # numbered as the rows are
     cdef Row *rows
@@ -133,6 +138,7 @@ cdef class Index:
     cdef const Extent *extent(self, uint32_t storage) noexcept nogil
 
 
+@cython.final
 cdef class TensorEntry:
     cdef Index index
     cdef uint32_t row

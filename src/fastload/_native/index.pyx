@@ -33,6 +33,7 @@ cdef int raise_too_many_dims() except -1 with gil:
     raise LimitError("the shapes hold more than 2**32 numbers")
 
 
+@cython.final
 cdef class DtypeTable:
     """The rows of `fastload.dtypes.DTYPES` as the core needs them: name, bits, unit of swapping."""
 
@@ -46,6 +47,7 @@ cdef class DtypeTable:
             self.swap[code] = swap
 
 
+@cython.final
 cdef class Spellings:
     """How one format spells dtypes: a mapping of text to code."""
 
@@ -60,6 +62,7 @@ cdef class Spellings:
             self.count += 1
 
 
+@cython.final
 cdef class Records:
     """Named runs of bytes in one source: the records of an archive.
 
@@ -136,6 +139,7 @@ cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64
     return 0
 
 
+@cython.final
 cdef class Index:
     """The table of the tensors of one source.
 

@@ -1,5 +1,6 @@
 """The texts of dict keys: what a tensor is called by."""
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastload._native.graph cimport Graph
@@ -10,6 +11,7 @@ cdef struct Text:            # a key's text
     uint8_t kind             # TEXT_KEY, INT_KEY or BOOL_KEY
 
 
+@cython.final
 cdef class Keys:
     cdef Graph graph
     cdef char *made          # the text of a key that does not stand in the graph as it is; until the next call

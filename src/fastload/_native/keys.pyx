@@ -3,6 +3,7 @@
 A text is called by itself, an int by its digits, anything else by its `str`.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
@@ -15,6 +16,7 @@ from fastload._native.utf8 cimport is_utf8, put_utf8
 from fastload._native.vector cimport reserve
 
 
+@cython.final
 cdef class Keys:
     """Reads the keys of one graph."""
 

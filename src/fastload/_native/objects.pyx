@@ -5,6 +5,7 @@ A class or function that the caller gave no maker for becomes a Record: a note o
 nothing.
 """
 
+cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
@@ -20,6 +21,7 @@ from fastload.errors import FormatError, LimitError
 MAX_OBJECTS = 4_000_000      # a file of more has them in a tensor, or means harm
 
 
+@cython.final
 cdef class Record:
     """A class, function or object of the file whose program is not here: what the file says of it, inert.
 
@@ -85,6 +87,7 @@ cdef object scalar(Graph graph, const Node *node):
     return data.start[:data.length]
 
 
+@cython.final
 cdef class Builder:
     """One walk: every node's object by its number, and the tables of the caller."""
     cdef Graph graph

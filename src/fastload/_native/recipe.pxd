@@ -1,5 +1,6 @@
 """What a pickle's calls mean for tensors: the vocabulary, and the reading of one tensor's recipe."""
 
+cimport cython
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastload._native.graph cimport Graph, Slice
@@ -35,6 +36,7 @@ cdef struct Meaning:         # of a global
     int8_t at[7]             # place of each argument; -1 where there is none
 
 
+@cython.final
 cdef class Vocabulary:
     cdef Meaning meanings[256]
     cdef dict numbers        # (module or None, name): number
@@ -43,6 +45,7 @@ cdef class Vocabulary:
     cdef int resolve(self, Graph graph) except -1
 
 
+@cython.final
 cdef class Recipe:
     cdef Graph graph
     cdef Vocabulary vocabulary

@@ -6,6 +6,7 @@ knows no library's names. What it yields is a Row whose geometry has been checke
 holds.
 """
 
+cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -38,6 +39,7 @@ cdef enum:
     MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of a tensor, counted in signed 64-bit numbers by everyone
 
 
+@cython.final
 cdef class Vocabulary:
     """What the globals of a pickle mean.
 
@@ -131,6 +133,7 @@ cdef int unsigned(const Node *node, uint64_t *value, const char *message) except
     return 0
 
 
+@cython.final
 cdef class Recipe:
     """Reads the tensors of one graph.
 

@@ -1,5 +1,9 @@
 """The held buffer that views are made over."""
 
+cimport cython
+
+
+@cython.final
 cdef class Region:
     cdef Py_buffer held
     cdef bint is_held

@@ -6,6 +6,7 @@ buffer; so the Index holds only geometry that was checked against its storage, a
 the buffer.
 """
 
+cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_INCREF
@@ -30,6 +31,7 @@ cdef enum:
 cdef uint8_t NOTHING = 0     # where an empty buffer without an address is said to lie
 
 
+@cython.final
 cdef class Region:
     """A run of readable bytes, held for as long as anything refers to it."""
 
