@@ -6,9 +6,8 @@ first asked for, so that `ml_dtypes` is imported only for a tensor that needs it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from fastload import _native
 __all__ = ["DTYPES", "SAFETENSORS", "TABLE", "TORCH_DTYPES", "TORCH_STORAGES", "Dtype", "numpy_dtype"]
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+class Dtype(NamedTuple):
     """One dtype.
 
     Attributes

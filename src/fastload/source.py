@@ -11,13 +11,12 @@ import mmap
 import os
 import stat
 import sys
-import zlib
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from fastload._native import Index, Records, Region, check, filesystem_type, local_header_bytes, locate_record
+from fastload._native import Index, Records, Region, check, filesystem_type, local_header, locate_in_file, locate_record
 from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ NETWORK_FILE_SYSTEMS = {
     0x20030528: "orangefs",
     0x73757245: "coda",
 }
-DEFLATED = 8
-SMALL_READ_BYTES = 4096  # up to which a read makes a bytes object, which costs less than an array
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
 
 
@@ -143,10 +140,6 @@ class Source:
     def _read(self, offset: int, count: int) -> memoryview:
         """Read *count* bytes into new memory."""
         assert self._descriptor is not None
-        if count <= SMALL_READ_BYTES and hasattr(os, "pread"):
-            small = os.pread(self._descriptor.number, count, offset)
-            if len(small) == count:
-                return memoryview(small)
         data = np.empty(count, np.uint8).data
         rest = data
         while rest:
@@ -164,19 +157,14 @@ class Source:
         return data
 
     def locate(self, records: Records, number: int) -> int:
-        """Where the bytes of a stored record begin, in bytes from the start of the source."""
+        """Where the bytes of a record begin, in bytes from the start of the source; checks its local header."""
         try:
-            return self._find(records, number)[0]
+            # Even of a mapped file: to read these few bytes costs a sixth of the page fault of looking at them.
+            if self._descriptor is not None:
+                return locate_in_file(records, number, self._descriptor.number)
+            return locate_record(records, number, self.fetch(*local_header(records, number)))
         except FastloadError as error:
             raise located(error, self.path) from None
-
-    def _find(self, records: Records, number: int) -> tuple[int, int, int]:
-        """Read and check the local header of a record: (position, stored bytes, method)."""
-        offset, count = records.position(number), local_header_bytes(records, number)
-        if self._descriptor is not None and count <= self.size - offset:
-            # Even of a mapped file: to read these few bytes costs a sixth of the page fault of looking at them.
-            return locate_record(records, number, self._read(offset, count))
-        return locate_record(records, number, self.fetch(offset, count))
 
     def read_record(self, records: Records, number: int) -> memoryview:
         """The bytes of one record of an archive, inflated if need be; a view where it can be one.
@@ -189,9 +177,10 @@ class Source:
             It is encrypted, or compressed by another method than deflate.
         """
         check(records, number)
-        position, stored, method = self._find(records, number)
-        data = self.fetch(position, stored)
-        return data if method != DEFLATED else memoryview(_inflate(data, records.size(number), records.name(number)))
+        data = self.fetch(self.locate(records, number), records.stored(number))
+        if records.is_view(number):
+            return data
+        return memoryview(_inflate(data, records.size(number), records.name(number)))
 
     def storage(self, index: Index, number: int, swap: int) -> Region:
         """A whole storage in memory of its own: read, inflated, and with its bytes in units of *swap* reversed."""
@@ -218,6 +207,8 @@ def _not_empty(data: Any, path: str | None) -> Any:
 
 def _inflate(data: memoryview, size: int, name: str) -> bytes:
     """Inflate a raw deflate stream that must come to *size* bytes exactly; stops at one byte more."""
+    import zlib  # 2 ms, and few archives are compressed
+
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = stream.decompress(data, size + 1)

@@ -119,3 +119,14 @@ def test_the_shared_malformed_files_leave_nothing_behind(folder):
     small = [path for path in sorted((SHARED / folder).iterdir()) if path.stat().st_size < 1 << 20]
 
     assert_flat(small, times=200, seconds=0.2)
+
+
+@pytest.mark.parametrize("format_name", SMALLEST)
+def test_opening_leaves_the_references_to_none_alone(format_name):
+    """Cython puts None into a buffer that is being filled, and whoever fills it must give that reference back."""
+    whole = smallest_file(format_name)
+    before = sys.getrefcount(None)
+    for _ in range(TIMES):
+        attempt(whole)
+
+    assert sys.getrefcount(None) - before < TIMES // 2

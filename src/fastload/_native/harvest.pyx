@@ -40,6 +40,7 @@ cdef struct Frame:               # a container on the path
     size_t pending               # and so many pending nodes
     uint8_t is_module
 
+
 @cython.final
 cdef class Walk:
     """One walk over one graph, filling one Index."""

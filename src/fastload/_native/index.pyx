@@ -104,11 +104,11 @@ cdef class Records:
             raise IndexError(number)
         return self.is_stored(number)
 
-    def position(self, size_t number):
-        """Where the local header of a record begins, in bytes from the start of the source."""
+    def stored(self, size_t number):
+        """Bytes of a record as it lies in the source."""
         if number >= self.names.count:
             raise IndexError(number)
-        return self.extents[number].position
+        return self.extents[number].size if self.members == NULL else self.members[number].stored
 
     def size(self, size_t number):
         """Bytes of a record, once inflated."""

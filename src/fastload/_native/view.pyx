@@ -8,7 +8,9 @@ the buffer.
 
 cimport cython
 cimport numpy as cnp
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
 
@@ -28,6 +30,7 @@ cdef enum:
     NUMPY_DIMENSIONS = 64
     MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of an array; numpy counts in signed 64-bit numbers
 
+cdef char *UNSIGNED_BYTES = "B"  # of the buffer protocol
 cdef uint8_t NOTHING = 0     # where an empty buffer without an address is said to lie
 
 
@@ -47,7 +50,20 @@ cdef class Region:
         return self.held.len
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.held.buf if self.held.len else &NOTHING, self.held.len, 1, flags)
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("the bytes of a checkpoint are read-only")
+        # Field by field: Cython counts the reference to `obj` itself, and PyBuffer_FillInfo would count another.
+        buffer.obj = self
+        buffer.buf = self.held.buf if self.held.len else &NOTHING
+        buffer.len = self.held.len
+        buffer.readonly = 1
+        buffer.itemsize = 1
+        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
 
 
 cdef int raise_shape(Index index, size_t row, str why) except -1:

@@ -7,7 +7,9 @@ Format: APPNOTE.TXT 6.3.10 of PKWARE (4.3 and 4.5.3).
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, read_u64, take, tell
@@ -16,6 +18,22 @@ from fastload._native.names cimport Span, append_name, index_names
 from fastload._native.vector cimport reserve, zeroed
 
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
+
+cdef extern from *:
+    """
+    #if defined(_WIN32)
+    #include <io.h>
+    static int64_t read_at(int fd, void *target, size_t count, uint64_t offset) {
+        return _lseeki64(fd, (int64_t)offset, 0) < 0 ? -1 : _read(fd, target, (unsigned)count);
+    }
+    #else
+    #include <unistd.h>
+    static int64_t read_at(int fd, void *target, size_t count, uint64_t offset) {
+        return pread(fd, target, count, (off_t)offset);
+    }
+    #endif
+    """
+    int64_t read_at(int fd, void *target, size_t count, uint64_t offset) noexcept nogil
 
 cdef enum:
     CENTRAL_SIGNATURE = 0x02014B50
@@ -44,6 +62,11 @@ cdef struct End:             # what the end records say
     uint64_t directory
     uint64_t size
     uint64_t count
+
+
+cdef int raise_unreadable() except -1 with gil:
+    PyErr_SetFromErrno(OSError)
+    return -1
 
 
 cdef object shown(Records records, uint32_t number):
@@ -374,29 +397,45 @@ def check(Records records not None, uint32_t number):
     check_record(records, number)
 
 
-def local_header_bytes(Records records not None, uint32_t number):
-    """How much of a record's local header `locate_record` must be given: all but the extra field."""
+def local_header(Records records not None, uint32_t number):
+    """(position, size) of what `locate_record` must be given: a record's local header but for its extra field."""
     if number >= records.names.count:
         raise IndexError(number)
-    return LOCAL_BYTES + records.names.spans[number].length
+    return records.extents[number].position, LOCAL_BYTES + records.names.spans[number].length
 
 
 def locate_record(Records records not None, uint32_t number, header):
-    """Where the bytes of a record begin in the file, how many are stored there, and by which method; keeps the first.
-
-    Returns
-    -------
-    (position, stored, method)
-        In bytes; method 0 is stored and 8 deflated.
-    """
+    """Check the local *header* of a record, and keep and return where the record's bytes begin in the file."""
     cdef Py_buffer held
-    cdef uint64_t position = 0
+    cdef uint64_t place = 0
     if number >= records.names.count:
         raise IndexError(number)
     PyObject_GetBuffer(header, &held, PyBUF_SIMPLE)
     try:
-        locate(records, number, <const uint8_t *>held.buf, held.len, &position)
-        records.places[number] = position
-        return position, records.members[number].stored, records.members[number].method
+        locate(records, number, <const uint8_t *>held.buf, held.len, &place)
     finally:
         PyBuffer_Release(&held)
+    records.places[number] = place
+    return place
+
+
+def locate_in_file(Records records not None, uint32_t number, int descriptor):
+    """`locate_record` with the header read from an open file."""
+    cdef uint64_t place = 0
+    cdef uint8_t *header = NULL
+    cdef size_t room = 0, size
+    cdef int64_t count
+    if number >= records.names.count:
+        raise IndexError(number)
+    size = LOCAL_BYTES + records.names.spans[number].length
+    reserve(<void **>&header, &room, size, 1)
+    try:
+        with nogil:
+            count = read_at(descriptor, header, size, records.extents[number].position)
+            if count < 0:
+                raise_unreadable()
+            locate(records, number, header, <uint64_t>count, &place)
+    finally:
+        free(header)
+    records.places[number] = place
+    return place
