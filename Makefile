@@ -11,7 +11,7 @@ test: .venv/with-test
 
 lint: .venv/with-lint
 	.venv/bin/ruff check && .venv/bin/ruff format --check
-	.venv/bin/mypy && .venv/bin/cython-lint src
+	.venv/bin/mypy && PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 	.venv/bin/stubtest fastload._native --allowlist tests/stubtest_allowlist.txt
 
 bench: .venv/with-test
