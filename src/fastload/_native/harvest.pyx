@@ -66,7 +66,7 @@ cdef class Walk:
         self.recipe = recipe
         self.index = index
         self.leaves = leaves
-        self.keys = Keys(graph)
+        self.keys = Keys(graph, recipe.vocabulary)
         self.contents = Contents(graph, recipe, self.keys)
         reserve(<void **>&self.name, &self.name_capacity, 64, 1)
 

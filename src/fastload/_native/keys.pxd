@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastload._native.graph cimport Graph
+from fastload._native.recipe cimport Vocabulary
 
 cdef struct Text:            # a key's text
     const char *start
@@ -14,6 +15,7 @@ cdef struct Text:            # a key's text
 @cython.final
 cdef class Keys:
     cdef Graph graph
+    cdef Vocabulary vocabulary
     cdef char *made          # the text of a key that does not stand in the graph as it is; until the next call
     cdef size_t made_capacity
 

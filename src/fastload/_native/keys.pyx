@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy
 from fastload._native.graph cimport FALSE, INT, LONG, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
 from fastload._native.index cimport BOOL_KEY, INT_KEY, TEXT_KEY
 from fastload._native.objects cimport key_text
+from fastload._native.recipe cimport Vocabulary
 from fastload._native.utf8 cimport is_utf8, put_utf8
 from fastload._native.vector cimport reserve
 
@@ -20,8 +21,9 @@ from fastload._native.vector cimport reserve
 cdef class Keys:
     """Reads the keys of one graph."""
 
-    def __cinit__(self, Graph graph):
+    def __cinit__(self, Graph graph, Vocabulary vocabulary):
         self.graph = graph
+        self.vocabulary = vocabulary
 
     def __dealloc__(self):
         free(self.made)
@@ -56,7 +58,7 @@ cdef class Keys:
 
     cdef int read_unusual(self, uint32_t node, Text *text) except -1 with gil:
         """A key that is neither text nor a small number is called by its str."""
-        cdef bytes shown = key_text(self.graph, node).encode("utf-8", "surrogatepass")
+        cdef bytes shown = key_text(self.graph, self.vocabulary, node).encode("utf-8", "surrogatepass")
         reserve(<void **>&self.made, &self.made_capacity, len(shown) + 1, 1)
         memcpy(self.made, <const char *>shown, len(shown))
         text.start, text.length = self.made, len(shown)

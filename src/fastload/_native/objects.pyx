@@ -15,6 +15,7 @@ from fastload._native.graph cimport (
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
     is_unwieldy,
 )
+from fastload._native.recipe cimport Vocabulary
 
 from fastload.errors import FormatError, LimitError
 
@@ -52,6 +53,9 @@ cdef class Record:
         self.args = args
         self.kwargs = {}
         self.items = []
+
+    def __str__(self):
+        return f"{self.module}.{self.name}" if self.args is None else repr(self)
 
     def __repr__(self):
         return f"<Record {self.module}.{self.name}{'' if self.args is None else '(…)'}>"
@@ -97,13 +101,13 @@ cdef class Builder:
     cdef dict leaves         # node: object that stands for it
     cdef object mapping      # the maker that marks a dict-like class
 
-    def __cinit__(self, Graph graph, dict makers, dict leaves, mapping):
+    def __cinit__(self, Graph graph, Vocabulary vocabulary, dict leaves):
         self.graph = graph
         self.made = {}
         self.finished = set()
-        self.makers = makers
+        self.makers = vocabulary.makers
         self.leaves = leaves
-        self.mapping = mapping
+        self.mapping = vocabulary.mapping
 
     cdef list children(self, const Node *node):
         """The nodes that *node* names, in order."""
@@ -288,40 +292,29 @@ cdef class Builder:
         return self.made.get(root)
 
 
-cdef str key_text(Graph graph, uint32_t node):
+cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node):
     """What stands for a dict key that is neither text nor number in the name of a tensor: its `str`."""
     try:
-        return str(build_objects(graph, node))
+        return str(build_objects(graph, node, vocabulary, {}))
     except ValueError:  # of an int with more digits than Python converts
         raise LimitError("the key of a dict is a number of more than 4300 digits")
 
 
-cdef object build_objects(Graph graph, uint32_t root, dict makers=None, dict leaves=None, mapping=None):
+cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves):
     try:
-        return Builder(graph, makers or {}, leaves or {}, mapping).build(root)
+        return Builder(graph, vocabulary, leaves).build(root)
     except UnicodeDecodeError:
         raise FormatError("the file changed while it was open: a text in its pickle is no UTF-8 any more")
     except TypeError as error:
         raise FormatError(f"a value of the pickle cannot be the key of a dict: {error}")
 
 
-def build(Graph graph not None, dict makers not None, dict leaves not None, mapping):
-    """The root of a pickle as Python values.
-
-    Parameters
-    ----------
-    makers : dict
-        (module, name) to a function of the caller's that makes a plain value from the arguments in the file. One that
-        raises TypeError, ValueError or LookupError leaves a Record.
-    leaves : dict
-        Node to the object that stands for it: tensors.
-    mapping : function
-        The maker that marks a dict-like class, whose items are set after it is made.
-    """
-    return build_objects(graph, graph.root, makers, leaves, mapping)
+def build(Graph graph not None, Vocabulary vocabulary not None, dict leaves not None):
+    """The root of a pickle as Python values; *leaves* maps nodes to the objects that stand for them: tensors."""
+    return build_objects(graph, graph.root, vocabulary, leaves)
 
 
-def build_state(Graph graph not None, dict makers not None, mapping):
+def build_state(Graph graph not None, Vocabulary vocabulary not None):
     """What was handed to `__setstate__` of the root of a pickle, as Python values; None if nothing was."""
     cdef uint32_t at = graph.nodes[graph.root].tail
     if graph.nodes[graph.root].kind != REDUCE and graph.nodes[graph.root].kind != NEWOBJ:
@@ -329,7 +322,7 @@ def build_state(Graph graph not None, dict makers not None, mapping):
     while at:
         at = graph.updates[at].next
         if graph.updates[at].kind == STATE:
-            return build_objects(graph, graph.children[graph.updates[at].first], makers, {}, mapping)
+            return build_objects(graph, graph.children[graph.updates[at].first], vocabulary, {})
         if at == graph.nodes[graph.root].tail:
             break
     return None

@@ -41,6 +41,8 @@ cdef class Vocabulary:
     cdef Meaning meanings[256]
     cdef dict numbers        # (module or None, name): number
     cdef list labels
+    cdef dict makers         # (module, name): function of the caller's that makes a plain value
+    cdef object mapping      # the maker that marks a dict-like class
 
     cdef int resolve(self, Graph graph) except -1
 

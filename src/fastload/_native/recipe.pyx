@@ -49,10 +49,17 @@ cdef class Vocabulary:
         *module* None stands for any. *dtype* is a code, for storages and dtypes. *kind* is one of `KINDS`, for
         wrappers. *arguments* names the arguments of a function in order; a ``?`` marks those that may be missing, and
         what is not in `ARGUMENTS` is ignored. *label* says in an error what a row of role "later" is.
+    makers : dict
+        (module, name) to a function of the caller's that makes a plain value from the arguments in the file. One that
+        raises TypeError, ValueError or LookupError leaves a Record.
+    mapping : function
+        The maker that marks a dict-like class, whose items are set after it is made.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows, dict makers not None, mapping):
         cdef Meaning *meaning
+        self.makers = makers
+        self.mapping = mapping
         self.numbers = {}
         self.labels = []
         for number, (module, name, role, dtype, kind, arguments, label) in enumerate(rows):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fastload._native import Vocabulary
 from fastload.dtypes import TORCH_DTYPES, TORCH_STORAGES
 
-__all__ = ["MAKERS", "VOCABULARY", "mapping"]
+__all__ = ["VOCABULARY"]
 
 
 class Global(NamedTuple):
@@ -86,10 +86,8 @@ GLOBALS = (
     ),
 )
 
-VOCABULARY = Vocabulary(GLOBALS)
 
-
-def mapping(*arguments: object) -> dict[Any, Any]:
+def _mapping(*arguments: object) -> dict[Any, Any]:
     """Stands for a dict-like class; its items come from the file one by one."""
     return {}
 
@@ -130,7 +128,7 @@ def _complex(real: float, imaginary: float) -> complex:
 
 
 _BUILTINS: dict[str, Callable[..., Any]] = {
-    "dict": mapping,
+    "dict": _mapping,
     "list": _sequence(list),
     "set": _sequence(set),
     "frozenset": _sequence(frozenset),
@@ -142,11 +140,13 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
 # What `ckpt.objects` shows as plain values instead of records: functions of ours, which make such a value from the
 # arguments in the file and refuse whatever a pickler would not have written.
 MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): mapping,
-    ("collections", "defaultdict"): mapping,
-    ("collections", "Counter"): mapping,
+    ("collections", "OrderedDict"): _mapping,
+    ("collections", "defaultdict"): _mapping,
+    ("collections", "Counter"): _mapping,
     ("collections", "deque"): _sequence(list),
     ("torch", "Size"): _sequence(tuple),
     ("_codecs", "encode"): _encode,
     **{(module, name): maker for module in ("builtins", "__builtin__") for name, maker in _BUILTINS.items()},
 }
+
+VOCABULARY = Vocabulary(GLOBALS, MAKERS, _mapping)

@@ -29,7 +29,7 @@ from fastload._native import (
     read_directory,
 )
 from fastload.errors import FormatError, UnsupportedError
-from fastload.formats.torch.vocabulary import MAKERS, VOCABULARY, mapping
+from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.source import Source
 
 NAME = "pytorch-zip"
@@ -86,7 +86,7 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
         number = archive.records.find(archive.root + name)
         if number >= 0 and archive.records.size(number) <= MAX_TEXT_BYTES:
             found[name.rpartition("/")[2].lstrip(".")] = _text(source, archive.records, number)
-    state = build_state(_parse(source, archive), MAKERS, mapping)
+    state = build_state(_parse(source, archive), VOCABULARY)
     if isinstance(state, dict) and "_metadata" in state:
         found["_metadata"] = state["_metadata"]
     return found
@@ -96,7 +96,7 @@ def objects(source: Source) -> Any:
     """The saved object as plain Python values; tensors are their entries, unknown classes are records."""
     leaves: dict[int, Any] = {}
     graph, index = _harvest(source, leaves)
-    return build(graph, MAKERS, {node: index.entry(row) for node, row in leaves.items()}, mapping)
+    return build(graph, VOCABULARY, {node: index.entry(row) for node, row in leaves.items()})
 
 
 def verify(source: Source, index: Index) -> None:
