@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastload import formats
-from fastload._native import LOAD, LOCATE, Index, view
+from fastload._native import LOAD, LOCATE, Index, Region, view
 from fastload.dtypes import DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
+from fastload.errors import FastloadError, LimitError, TensorNotFoundError, UnsupportedError, located, printable
 from fastload.source import Io, Source
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "open"]
 
 SHOWN_TENSORS = 10  # in a repr
+MAX_OVERLAP = 64  # times that the elements of a tensor that must be copied may repeat the bytes of its storage
 MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
 
 
@@ -216,13 +217,25 @@ class Checkpoint(Mapping[str, np.ndarray]):
         source: Source = index.source
         array = view(index, row, source.storage(index, index.storage_of(row), swap), numpy_dtype(code), whole=True)
         conjugated, negated = index.resolution(row)
-        if conjugated:
-            array = np.conjugate(array)
+        if not (conjugated or negated):
+            return array
+        # A broadcast dimension (stride 0) is resolved once, and broadcast again.
+        once = array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+        if once.nbytes > MAX_OVERLAP * entry.storage_nbytes:
+            raise LimitError(
+                f"tensor {entry.name!r} repeats its storage too often for a copy: its values are conjugated"
+            )
+        resolved = np.array(once, order="C")
+        if conjugated and entry.dtype == "complex32":
+            resolved[..., 1] = -resolved[..., 1]
+        elif conjugated:
+            np.conjugate(resolved, out=resolved)
         if negated:
-            array = np.negative(array)
-        if conjugated or negated:
-            array.flags.writeable = False
-        return array
+            np.negative(resolved, out=resolved)
+        # Over a Region, so that nobody can make it writable; as bytes, since ml_dtypes have no buffer format.
+        data = memoryview(Region(resolved.reshape(-1).view(np.uint8).data))
+        held = np.ndarray(resolved.shape, resolved.dtype, data)
+        return np.broadcast_to(held, array.shape) if held.shape != array.shape else held
 
     # Errors.
 
@@ -292,7 +305,7 @@ def open(source: str | os.PathLike[str] | Buffer, *, io: Io = "auto", allow_copy
     ...     checkpoint["encoder.weight"].shape
     (768, 768)
     """
-    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    path = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else None
     with _Located(path):
         opened = Source.of(source, io)
         format = formats.detect(opened)

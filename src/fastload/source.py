@@ -98,13 +98,13 @@ class Source:
         if io not in ("auto", "mmap", "read"):
             raise ValueError(f'io is "auto", "mmap" or "read", not {io!r}')
         if isinstance(source, (str, os.PathLike)):
-            return cls._of_file(os.fspath(source), io)
+            return cls._of_file(os.fsdecode(source), io)
         try:
             region = Region(source)
         except TypeError:
             message = f"a checkpoint is a path or a bytes-like object, not {type(source).__name__}"
             raise TypeError(message) from None
-        except BufferError as error:
+        except (BufferError, ValueError) as error:
             raise TypeError(f"a checkpoint buffer must be one contiguous run of bytes: {error}") from None
         return cls(None, len(_not_empty(region, None)), region, None)
 
@@ -192,8 +192,9 @@ class Source:
             else:
                 data = self.read_record(index.records, number)
             if swap > 1:
-                whole = len(data) // swap * swap
-                data = np.frombuffer(data[:whole], f"u{swap}").byteswap().data.cast("B")
+                swapped = np.array(data)  # bytes behind the last element stay as they are
+                swapped[: len(data) // swap * swap].view(f"u{swap}").byteswap(inplace=True)
+                data = swapped.data
             # Another thread may have been faster: its Region then is the one that everybody shares.
             region = self._loaded.setdefault(key, Region(data))
         return region

@@ -14,7 +14,6 @@ from fastload._native.graph cimport (
     Node, Update,
 )
 from fastload._native.keys cimport Keys, Text
-from fastload._native.names cimport hash_text
 from fastload._native.recipe cimport MAPPING, SEQUENCE, Meaning, Recipe
 from fastload._native.vector cimport reserve
 
@@ -85,17 +84,21 @@ cdef class Contents:
     cdef int drop_plain(self, size_t first) except -1 nogil:
         """Leave out the items, from *first* on, at which there is no tensor."""
         cdef size_t i, kept = first
+        cdef uint32_t state
         for i in range(first, self.count):
             if self.items[i].is_worth_entering:
                 self.items[kept] = self.items[i]
                 kept += 1
         self.count = kept
+        for i in range(first, kept):             # a parameter may have attributes, and a tensor among them
+            state = self.recipe.state_of(self.items[i].value)
+            if state and self.is_worth_entering(state):
+                self.add_item(0, state, True, True)
         return 0
 
     cdef int drop_repeated(self, size_t first) except -1 nogil:
         """Of items with one key, from *first* on, keep the last value in the first place, as a dict does."""
         cdef size_t count = self.count - first, kept = first, i, j, mask, at
-        cdef Text text
         if count <= FEW_KEYS:
             for i in range(first, self.count):
                 j = first
@@ -116,9 +119,9 @@ cdef class Contents:
         memset(self.slots, 0, mask * sizeof(uint32_t))
         mask -= 1
         for i in range(first, self.count):
-            self.keys.read(self.items[i].key, &text)
-            at = hash_text(text.start, text.length) & mask
+            at = self.keys.hash(self.items[i].key) & mask
             while self.slots[at] and not self.keys.equal(self.items[first + self.slots[at] - 1].key, self.items[i].key):
+                self.spend(1)
                 at = (at + 1) & mask
             if self.slots[at]:
                 j = first + self.slots[at] - 1

@@ -118,20 +118,18 @@ cdef class Records:
 
 
 cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil:
-    """size = bytes of a tensor of *bits* an element; 0 without elements, whatever the other dimensions.
+    """size = bytes of a tensor of *bits* an element, multiplied in the order of the shape, as the references do.
 
-    Returns -1 where the size does not fit 64 bits, -2 where the elements do not fill whole bytes.
+    Returns -1 where a product on the way does not fit 64 bits, -2 where the elements do not fill whole bytes.
     """
     cdef size_t i
     cdef bint packed = bits % 8 != 0
-    for i in range(ndim):
-        if shape[i] == 0:
-            size[0] = 0
-            return 0
-    size[0] = bits if packed else bits // 8
+    size[0] = 1
     for i in range(ndim):
         if multiply_overflows(size[0], shape[i], size):
             return -1
+    if multiply_overflows(size[0], bits if packed else bits // 8, size):
+        return -1
     if packed:
         if size[0] % 8:
             return -2
@@ -410,7 +408,8 @@ cdef class TensorEntry:
         """The size of all elements, in bytes. A broadcast tensor (stride 0) takes less in the file."""
         cdef const Row *row = &self.index.rows[self.row]
         cdef uint64_t size = 0
-        size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size)
+        if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
+            return 0                         # only where there are no elements, behind dimensions that overflow
         return size
 
     @property

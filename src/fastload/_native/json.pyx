@@ -31,7 +31,7 @@ cdef extern from *:
     unsigned int plain_bytes(uint64_t word) noexcept nogil
 
 cdef enum:
-    MAX_DEPTH = 128          # of arrays and objects in a value that is skipped; serde_json's limit
+    MAX_DEPTH = 126          # of arrays and objects in a field: serde_json's 128, less the two objects around it
 
 
 cdef int raise_depth(Json *json) except -1 with gil:
@@ -146,8 +146,17 @@ cdef int skip_digits(Cursor *cursor) except -1 nogil:
     return 0
 
 
+cdef int check_range(Cursor *cursor, const uint8_t *first) except -1 with gil:
+    """Refuse a number beyond the range of a double, as serde_json does."""
+    number = float(first[:cursor.next - first])
+    if number - number != 0:
+        return raise_format(cursor, "a number of the JSON header is out of range")
+    return 0
+
+
 cdef int skip_number(Cursor *cursor) except -1 nogil:
     """Any number that JSON allows."""
+    cdef const uint8_t *first = cursor.next
     if cursor.next[0] == c"-":
         cursor.next += 1
     if cursor.next < cursor.end and cursor.next[0] == c"0":
@@ -162,7 +171,7 @@ cdef int skip_number(Cursor *cursor) except -1 nogil:
         if cursor.next < cursor.end and (cursor.next[0] == c"+" or cursor.next[0] == c"-"):
             cursor.next += 1
         skip_digits(cursor)
-    return 0
+    return check_range(cursor, first)
 
 
 cdef int skip_word(Cursor *cursor, const char *word, size_t length) except -1 nogil:

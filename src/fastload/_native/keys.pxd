@@ -23,3 +23,6 @@ cdef class Keys:
     cdef int read_position(self, uint32_t position, Text *text) except -1 nogil
     cdef int read_unusual(self, uint32_t node, Text *text) except -1 with gil
     cdef bint equal(self, uint32_t left, uint32_t right) except -1 nogil
+    cdef bint equal_values(self, uint32_t left, uint32_t right) except -1 with gil
+    cdef uint32_t hash(self, uint32_t node) except? 0 nogil
+    cdef uint32_t hash_value(self, uint32_t node) except? 0 with gil

@@ -11,7 +11,8 @@ from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport FALSE, INT, LONG, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
 from fastload._native.index cimport BOOL_KEY, INT_KEY, TEXT_KEY
-from fastload._native.objects cimport key_text
+from fastload._native.names cimport hash_text
+from fastload._native.objects cimport Record, key_text, key_value
 from fastload._native.recipe cimport Vocabulary
 from fastload._native.utf8 cimport is_utf8, put_utf8
 from fastload._native.vector cimport reserve
@@ -75,24 +76,38 @@ cdef class Keys:
         return 0
 
     cdef bint equal(self, uint32_t left, uint32_t right) except -1 nogil:
-        """Whether two nodes are one key: `1`, `True` and `1.0` are told apart, which Python does not."""
-        cdef Text text
-        cdef bint same
-        cdef char *copy = NULL
-        cdef size_t room = 0, length
-        cdef uint8_t kind
+        """Whether two nodes are one key, as Python has it: 1, True and 1.0 are, and None and "None" are not."""
+        cdef const Node *one = &self.graph.nodes[left]
+        cdef const Node *other = &self.graph.nodes[right]
         if left == right:
             return True
-        self.read(left, &text)
-        if self.graph.nodes[left].kind == TEXT and self.graph.nodes[right].kind == TEXT:
+        if one.kind == TEXT and other.kind == TEXT:
             return text_equals(self.graph, left, right)
-        reserve(<void **>&copy, &room, text.length + 1, 1)
-        memcpy(copy, text.start, text.length)
-        length, kind = text.length, text.kind
-        self.read(right, &text)
-        same = kind == text.kind and length == text.length and memcmp(copy, text.start, length) == 0
-        free(copy)
-        return same
+        if one.kind == INT and other.kind == INT:
+            return int_of(one) == int_of(other)
+        return self.equal_values(left, right)
+
+    cdef bint equal_values(self, uint32_t left, uint32_t right) except -1 with gil:
+        """`equal` of other keys. An object that only its program knows equals itself alone."""
+        return key_value(self.graph, self.vocabulary, left) == key_value(self.graph, self.vocabulary, right)
+
+    cdef uint32_t hash(self, uint32_t node) except? 0 nogil:
+        """A hash that is equal for equal keys."""
+        cdef Slice data
+        if self.graph.nodes[node].kind == TEXT:
+            data = bytes_of(self.graph, &self.graph.nodes[node])
+            return hash_text(data.start, data.length)
+        return self.hash_value(node)
+
+    cdef uint32_t hash_value(self, uint32_t node) except? 0 with gil:
+        cdef Py_hash_t value = 0
+        made = key_value(self.graph, self.vocabulary, node)
+        if isinstance(made, str):            # of Python 2
+            text = made.encode("utf-8", "surrogatepass")
+            return hash_text(text, len(text))
+        if not isinstance(made, Record):     # those are all different, and few
+            value = hash(made)
+        return hash_text(<const char *>&value, sizeof(value))
 
 
 cdef bint text_equals(Graph graph, uint32_t left, uint32_t right) noexcept nogil:

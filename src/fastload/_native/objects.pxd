@@ -1,8 +1,21 @@
 """What other walkers need of the objects: the text of an unusual dict key."""
 
+cimport cython
 from libc.stdint cimport uint32_t
 
 from fastload._native.graph cimport Graph
 from fastload._native.recipe cimport Vocabulary
 
+
+@cython.final
+cdef class Record:
+    cdef readonly str module
+    cdef readonly str name
+    cdef readonly object args
+    cdef readonly dict kwargs
+    cdef readonly object state
+    cdef readonly list items
+
+
+cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node)
 cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node)

@@ -40,13 +40,6 @@ cdef class Record:
         What was appended or, as pairs, set.
     """
 
-    cdef readonly str module
-    cdef readonly str name
-    cdef readonly object args
-    cdef readonly dict kwargs
-    cdef readonly object state
-    cdef readonly list items
-
     def __init__(self, str module, str name, args=None):
         self.module = module
         self.name = name
@@ -290,6 +283,16 @@ cdef class Builder:
         for number in late:                  # what refers to itself through an immutable value
             self.finish(<uint32_t>number)
         return self.made.get(root)
+
+
+cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node):
+    """A dict key as a Python value, which can be hashed."""
+    value = build_objects(graph, node, vocabulary, {})
+    try:
+        hash(value)
+    except TypeError:
+        raise FormatError(f"a value of the pickle cannot be the key of a dict: {type(value).__name__}")
+    return value
 
 
 cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node):

@@ -26,6 +26,7 @@ cdef enum:                   # arguments of TENSOR, META and WRAPPER functions: 
     DTYPE_ARG
     METADATA_ARG
     TENSOR_ARG
+    STATE_ARG
     ARGUMENT_COUNT
 
 cdef struct Meaning:         # of a global
@@ -33,7 +34,7 @@ cdef struct Meaning:         # of a global
     uint8_t dtype
     uint8_t kind
     uint8_t least, most      # arguments
-    int8_t at[7]             # place of each argument; -1 where there is none
+    int8_t at[8]             # place of each argument; -1 where there is none
 
 
 @cython.final
@@ -61,6 +62,7 @@ cdef class Recipe:
 
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil
     cdef int64_t find_record(self, Slice key) except -2 nogil
+    cdef uint32_t state_of(self, uint32_t node) noexcept nogil
     cdef Slice text(self, uint32_t node) noexcept nogil
     cdef int arguments(self, uint32_t node, const Meaning *meaning, const uint32_t **found) except -1 nogil
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil

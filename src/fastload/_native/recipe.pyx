@@ -29,7 +29,7 @@ from fastload.errors import FormatError, LimitError, TruncatedError, Unsupported
 
 # The words for Role and Argument, in their order.
 ROLES = ("inert", "storage", "dtype", "size", "tensor", "meta", "wrapper", "mapping", "sequence", "later")
-ARGUMENTS = ("storage", "offset", "size", "stride", "dtype", "metadata", "tensor")
+ARGUMENTS = ("storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state")
 
 cdef enum:
     KIND_TENSOR = 0          # rows of KINDS
@@ -110,8 +110,15 @@ cdef int raise_global(Graph graph, uint32_t node, const char *message) except -1
     raise UnsupportedError(f"{text_of_node(graph, found.x)}.{text_of_node(graph, found.y)} {message.decode()}")
 
 
+cdef int raise_text_id() except -1 with gil:
+    raise UnsupportedError(
+        "its storage is named by a text, as protocol 0 names it, which nobody can read back: save it with protocol 2"
+    )
+
+
 cdef int raise_no_record(Recipe recipe, size_t length) except -1 with gil:
-    raise FormatError(f"its storage should be the record {recipe.record[:length]!r}, which the archive lacks")
+    name = recipe.record[:length].decode("utf-8", "replace")
+    raise FormatError(f"its storage should be the record {name!r}, which the archive lacks")
 
 
 cdef int raise_short_record(Recipe recipe, uint32_t number, uint64_t declared) except -1 with gil:
@@ -177,6 +184,17 @@ cdef class Recipe:
             return NULL
         return self.meaning(found.x)
 
+    cdef uint32_t state_of(self, uint32_t node) noexcept nogil:
+        """The attributes that the call of a WRAPPER gives its tensor; 0 where it gives none."""
+        cdef const Meaning *meaning = self.called(node)
+        cdef const Node *arguments
+        if meaning == NULL or meaning.role != WRAPPER or meaning.at[STATE_ARG] < 0:
+            return 0
+        arguments = &self.graph.nodes[self.graph.nodes[node].y]
+        if <uint32_t>meaning.at[STATE_ARG] >= arguments.tail:
+            return 0
+        return self.graph.children[arguments.x + meaning.at[STATE_ARG]]
+
     cdef int arguments(self, uint32_t node, const Meaning *meaning, const uint32_t **found) except -1 nogil:
         """The arguments of a call, as many as its function takes."""
         cdef Node *tuple_node = &self.graph.nodes[self.graph.nodes[node].y]
@@ -221,6 +239,9 @@ cdef class Recipe:
         if persistent.kind != PERSID:
             return raise_recipe("what should be its storage is none")
         id = &self.graph.nodes[persistent.x]
+        key = self.text(persistent.x)
+        if key.length > 10 and memcmp(key.start, b"('storage'", 10) == 0:
+            return raise_text_id()
         if id.kind != TUPLE or id.tail < 5:
             return raise_recipe("the persistent id of its storage has not the five parts that it should")
         parts = self.graph.children + id.x
@@ -326,14 +347,18 @@ cdef class Recipe:
         cdef uint64_t item = self.index.dtypes.bits[row.dtype] // 8
         cdef uint64_t nbytes = 0, step = 0, end, dense
         cdef bint contiguous = True
-        cdef size_t i = ndim
-        if size_in_bytes(sizes, ndim, item * 8, &nbytes) or nbytes > MAX_BYTES:
+        cdef size_t i
+        cdef bint empty = False
+        for i in range(ndim):
+            empty = empty or sizes[i] == 0
+        if not empty and (size_in_bytes(sizes, ndim, item * 8, &nbytes) or nbytes > MAX_BYTES):
             return raise_too_large()
-        if nbytes == 0:
+        if empty:
             start = 0
         else:
             end = start + 1                      # start is at most 2**63
             dense = 1
+            i = ndim
             while i:
                 i -= 1
                 if sizes[i] == 1:

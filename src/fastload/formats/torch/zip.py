@@ -160,6 +160,8 @@ def _refuse_other(names: list[str], root: str) -> None:
             raise UnsupportedError(f"is {what}")
     if all(name.endswith(".npy") for name in names):
         raise UnsupportedError("is a NumPy archive (.npz), which this fastload cannot read yet: use numpy.load")
+    if any(name.endswith("/data.pkl") for name in names):
+        raise UnsupportedError("holds several saved objects (data.pkl) in different folders: take them apart first")
     if any(name.startswith(f"{root}data/") for name in names):
         raise FormatError(f"has storages and no record '{root}data.pkl': the archive lost its pickle")
     raise UnsupportedError(f"is a zip archive, but no checkpoint: it has no data.pkl among its {len(names):,} records")
