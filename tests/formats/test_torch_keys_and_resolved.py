@@ -120,3 +120,9 @@ def test_negated_bfloat16_is_resolved():
 def test_the_persistent_ids_of_protocol_0_are_refused_by_name():
     with pytest.raises(fastload.UnsupportedError, match="protocol 0"):
         fastload.open(saved({"x": torch.ones(2)}, pickle_protocol=0))
+
+
+def test_thousands_of_keys_that_are_objects_are_told_apart_in_linear_work():
+    days = [datetime.date.fromordinal(700_000 + i) for i in range(3000)]
+
+    assert len(fastload.open(saved(dict.fromkeys(days, torch.ones(1))))) == 3000

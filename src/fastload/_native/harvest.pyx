@@ -18,7 +18,7 @@ from fastload._native.contents cimport Contents, Item
 from fastload._native.graph cimport BARREN, GLOBAL, NEWOBJ, ON_PATH, PERSID, REDUCE, Graph, Node
 from fastload._native.index cimport DtypeTable, Index, Records, Row, Segment
 from fastload._native.keys cimport Keys, Text
-from fastload._native.names cimport add_name, append_name, index_names
+from fastload._native.names cimport add_name, append_name, find_name, index_names
 from fastload._native.recipe cimport LATER, META, TENSOR, WRAPPER, Meaning, Recipe, Vocabulary, text_of_node
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
@@ -58,11 +58,14 @@ cdef class Walk:
     cdef size_t segments_capacity
     cdef Keys keys
     cdef Contents contents
+    cdef int64_t repeated        # the name that was found taken last, and the number to try next for it
+    cdef unsigned int number
     cdef bint careful            # look at once whether a name is taken; else at the end, for all of them
 
     def __cinit__(self, Graph graph, Recipe recipe, Index index, leaves, bint careful):
         self.graph = graph
         self.careful = careful
+        self.repeated = -1
         self.recipe = recipe
         self.index = index
         self.leaves = leaves
@@ -140,7 +143,7 @@ cdef class Walk:
 
     cdef int name_row(self) except -1 nogil:
         """Give the next row the current name, or its first free variant: `name#2`, `name#3`, …"""
-        cdef int64_t added
+        cdef int64_t added, base
         cdef size_t length
         cdef unsigned int number = 2
         if not self.careful:
@@ -148,11 +151,17 @@ cdef class Walk:
             return self.index.add_path(self.segments, self.depth, False)
         reserve(<void **>&self.name, &self.name_capacity, self.name_length + 32, 1)
         added = add_name(&self.index.names, self.name, self.name_length)
+        if added < 0:                            # very many may have one name: go on behind the number given last
+            base = find_name(&self.index.names, self.name, self.name_length)
+            if base != self.repeated:
+                self.repeated, self.number = base, 2
+            number = self.number
         while added < 0:
             self.contents.spend(1)
             length = self.name_length + <size_t>snprintf(self.name + self.name_length, 16, "#%u", number)
             added = add_name(&self.index.names, self.name, length)
             number += 1
+            self.number = number
         return self.index.add_path(self.segments, self.depth, number > 2)
 
     # Tensors.

@@ -105,8 +105,8 @@ cdef class Keys:
         if isinstance(made, str):            # of Python 2
             text = made.encode("utf-8", "surrogatepass")
             return hash_text(text, len(text))
-        if not isinstance(made, Record):     # those are all different, and few
-            value = hash(made)
+        # A Record equals itself alone, and is made anew each time: only its node tells it from others.
+        value = node if isinstance(made, Record) else hash(made)
         return hash_text(<const char *>&value, sizeof(value))
 
 
