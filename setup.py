@@ -13,6 +13,7 @@ MODULES = [
     "contents",
     "cursor",
     "filesystem",
+    "geometry",
     "graph",
     "harvest",
     "index",

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastload import _native
 
-__all__ = ["DTYPES", "SAFETENSORS", "TABLE", "TORCH_DTYPES", "TORCH_STORAGES", "Dtype", "numpy_dtype"]
+__all__ = ["CODES", "DTYPES", "SAFETENSORS", "TABLE", "TORCH_DTYPES", "TORCH_STORAGES", "Dtype", "numpy_dtype"]
 
 
 class Dtype(NamedTuple):
@@ -33,6 +33,8 @@ class Dtype(NamedTuple):
         What the format calls it; None where the format lacks it.
     in_torch : bool
         Whether `torch.<name>` is a dtype of torch, as `_rebuild_tensor_v3` names it.
+    packed : int
+        Elements to a stored one in quantised tensors, which count them singly though their storages do not.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dtype(NamedTuple):
     safetensors: str | None = None
     torch_storage: str | None = None
     in_torch: bool = True
+    packed: int = 1
 
 
 DTYPES = (
@@ -80,12 +83,13 @@ DTYPES = (
     Dtype("quint8",          "|u1",             8, 1, None,          "QUInt8Storage"),
     Dtype("qint8",           "|i1",             8, 1, None,          "QInt8Storage"),
     Dtype("qint32",          "<i4",            32, 4, None,          "QInt32Storage"),
-    Dtype("quint4x2",        "|u1",             8, 1, None,          "QUInt4x2Storage"),
-    Dtype("quint2x4",        "|u1",             8, 1, None,          "QUInt2x4Storage"),
+    Dtype("quint4x2",        "|u1",             8, 1, None,          "QUInt4x2Storage", True, 2),
+    Dtype("quint2x4",        "|u1",             8, 1, None,          "QUInt2x4Storage", True, 4),
 )  # fmt: skip
 
-TABLE = _native.DtypeTable([(row.name, row.bits, row.swap) for row in DTYPES])
+TABLE = _native.DtypeTable([(row.name, row.bits, row.swap, row.packed) for row in DTYPES])
 SAFETENSORS = _native.Spellings({row.safetensors: code for code, row in enumerate(DTYPES) if row.safetensors})
+CODES = {row.name: code for code, row in enumerate(DTYPES)}
 TORCH_STORAGES = {row.torch_storage: code for code, row in enumerate(DTYPES) if row.torch_storage}
 TORCH_DTYPES = {row.name: code for code, row in enumerate(DTYPES) if row.in_torch}
 

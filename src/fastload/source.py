@@ -11,20 +11,21 @@ import mmap
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from fastload._native import Index, Records, Region, check, filesystem_type, local_header, locate_in_file, locate_record
 from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
+from fastload.options import Io
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Io", "Source"]
+__all__ = ["Source"]
 
-Io = Literal["auto", "mmap", "read"]
+
 
 # File systems where a mapping costs a network round trip a page fault, by their magic in statfs(2).
 NETWORK_FILE_SYSTEMS = {
@@ -71,13 +72,32 @@ class Source:
         In bytes.
     region : Region or None
         The whole of it in memory; None where it is read piece by piece.
+    origin : int
+        Where it begins in the file, in bytes: not 0 for a part of one.
+    is_inflated : bool
+        Whether the bytes were unpacked from the file, so that no array can be a view of it.
+    archive : object
+        The directory of an archive, kept by the format that has read it; None before.
     """
 
-    def __init__(self, path: str | None, size: int, region: Region | None, descriptor: _Descriptor | None) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        size: int,
+        region: Region | None,
+        descriptor: _Descriptor | None,
+        *,
+        origin: int = 0,
+        is_inflated: bool = False,
+    ) -> None:
         self.path = path
         self.size = size
         self.region = region
+        self.origin = origin
+        self.is_inflated = is_inflated
+        self.archive: Any = None  # what a format that is an archive has read of its directory
         self._descriptor = descriptor
+        self._status = _identity(os.fstat(descriptor.number)) if descriptor is not None else None
         self._loaded: WeakValueDictionary[tuple[int, int], Region] = WeakValueDictionary()
 
     @classmethod
@@ -129,6 +149,30 @@ class Source:
         mapping = mmap.mmap(descriptor.number, status.st_size, access=mmap.ACCESS_READ, **options)
         return cls(path, status.st_size, Region(mapping), descriptor)
 
+    def part(self, offset: int, size: int) -> Source:
+        """The *size* bytes from *offset* on as a Source of their own: a file that lies within a file."""
+        if offset > self.size or size > self.size - offset:
+            raise TruncatedError(
+                f"a part of {size:,} bytes at byte {offset:,} ends beyond the {self.size:,} bytes of the file"
+            )
+        region = None if self.region is None else Region(memoryview(self.region)[offset : offset + size])
+        origin = self.origin + offset
+        return Source(self.path, size, region, self._descriptor, origin=origin, is_inflated=self.is_inflated)
+
+    def unpacked(self, data: Buffer) -> Source:
+        """A Source of *data*, which was unpacked from this one."""
+        region = Region(data)
+        return Source(self.path, len(region), region, None, is_inflated=True)
+
+    def still_valid(self) -> bool:
+        """Whether the file is still the one that was opened: same file at the path, same size, not written since."""
+        if self._descriptor is None or self.path is None:
+            return True
+        try:
+            return _identity(os.stat(self.path)) == self._status == _identity(os.fstat(self._descriptor.number))
+        except OSError:
+            return False
+
     def fetch(self, offset: int, count: int) -> memoryview:
         """The *count* bytes from *offset* on: a view where the source is in memory, else read now."""
         if offset > self.size or count > self.size - offset:
@@ -142,6 +186,7 @@ class Source:
         assert self._descriptor is not None
         data = np.empty(count, np.uint8).data
         rest = data
+        offset += self.origin
         while rest:
             if hasattr(os, "preadv"):
                 done = os.preadv(self._descriptor.number, [rest[:MAX_READ_BYTES]], offset)
@@ -161,7 +206,7 @@ class Source:
         try:
             # Even of a mapped file: to read these few bytes costs a sixth of the page fault of looking at them.
             if self._descriptor is not None:
-                return locate_in_file(records, number, self._descriptor.number)
+                return locate_in_file(records, number, self._descriptor.number, self.origin)
             return locate_record(records, number, self.fetch(*local_header(records, number)))
         except FastloadError as error:
             raise located(error, self.path) from None
@@ -187,10 +232,12 @@ class Source:
         key = (number, swap)
         region = self._loaded.get(key)
         if region is None:
-            if index.records is None:
-                data = self.fetch(*index.extent_of(number))
-            else:
+            if index.is_record(number):
+                assert index.records is not None
                 data = self.read_record(index.records, number)
+            else:
+                position, size = index.extent_of(number)
+                data = memoryview(index.held_bytes(number)) if position is None else self.fetch(position, size)
             if swap > 1:
                 swapped = np.array(data)  # bytes behind the last element stay as they are
                 swapped[: len(data) // swap * swap].view(f"u{swap}").byteswap(inplace=True)
@@ -198,6 +245,10 @@ class Source:
             # Another thread may have been faster: its Region then is the one that everybody shares.
             region = self._loaded.setdefault(key, Region(data))
         return region
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _not_empty(data: Any, path: str | None) -> Any:

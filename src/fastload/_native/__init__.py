@@ -1,9 +1,10 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
 from fastload._native.filesystem import filesystem_type
+from fastload._native.geometry import add_storage, append, finish
 from fastload._native.graph import Graph
-from fastload._native.harvest import harvest
-from fastload._native.index import LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
+from fastload._native.harvest import Part, harvest
+from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
 from fastload._native.recipe import Vocabulary
@@ -21,23 +22,28 @@ from fastload._native.zip import (
 
 __all__ = [
     "END_SEARCH_BYTES",
+    "KINDS",
     "LOAD",
     "LOCATE",
     "VIEW",
     "DtypeTable",
     "Graph",
     "Index",
+    "Part",
     "Record",
     "Records",
     "Region",
     "Spellings",
     "TensorEntry",
     "Vocabulary",
+    "add_storage",
+    "append",
     "build",
     "build_state",
     "check",
     "filesystem_type",
     "find_directory",
+    "finish",
     "harvest",
     "local_header",
     "locate_in_file",

@@ -75,6 +75,8 @@ cdef class Graph:
     cdef bint is_held
     cdef uint32_t root
     cdef readonly uint64_t end   # bytes of the stream, its STOP included
+    cdef uint64_t origin     # where the buffer begins in the source
+    cdef bint is_in_source   # whether it lies there as it is; else it was inflated or decoded
 
 
 cdef inline uint64_t wide(const Node *node) noexcept nogil:

@@ -42,6 +42,30 @@ cdef struct Frame:               # a container on the path
 
 
 @cython.final
+cdef class Part:
+    """One pickle of several that may make up a file.
+
+    Parameters
+    ----------
+    graph : Graph
+        The pickle; it is marked by the walk, and serves one `harvest` only.
+    prefix, suffix : bytes
+        What stands before and after a storage's key in the name of its record.
+    leaves : dict, optional
+        Filled with the row of every node that is a tensor.
+    """
+    cdef Graph graph
+    cdef bytes prefix, suffix
+    cdef dict leaves
+
+    def __init__(self, Graph graph not None, bytes prefix not None=b"", bytes suffix not None=b"", dict leaves=None):
+        self.graph = graph
+        self.prefix = prefix
+        self.suffix = suffix
+        self.leaves = leaves
+
+
+@cython.final
 cdef class Walk:
     """One walk over one graph, filling one Index."""
     cdef Graph graph
@@ -285,52 +309,54 @@ cdef class Walk:
         return 0
 
 
-cdef Index walk_once(Graph graph, Vocabulary vocabulary, Index index, bytes prefix, leaves, bint careful):
-    cdef Walk walk = Walk(graph, Recipe(graph, vocabulary, index, index.records, prefix), index, leaves, careful)
+cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful) except -1:
+    cdef Recipe recipe = Recipe(part.graph, vocabulary, index, index.records, part.prefix)
+    cdef Walk walk = Walk(part.graph, recipe, index, part.leaves, careful)
+    if part.leaves is not None:
+        part.leaves.clear()
+    vocabulary.resolve(part.graph)
     try:
         with nogil:
             walk.run()
     except FormatError as error:
         error.message = f"tensor {walk.place()}: {error.message}"
         raise
-    return index
+    return 0
 
 
 def harvest(
-    Graph graph not None, Vocabulary vocabulary not None, source, DtypeTable dtypes not None, Records records not None,
-    bytes prefix not None, bint swapped, leaves=None
+    list parts not None, Vocabulary vocabulary not None, source, DtypeTable dtypes not None, Records records not None,
+    bint swapped=False, bint attributes=False,
 ):
-    """The Index of the tensors of a pickle.
+    """The Index of the tensors of the pickles of a file.
 
     Parameters
     ----------
-    graph : Graph
-        The pickle; it is marked by the walk, and serves one walk only.
+    parts : list of Part
+        The pickles, in order.
     vocabulary : Vocabulary
-        What its globals mean.
+        What their globals mean.
     source, dtypes, records, swapped
         For the Index; *records* hold the storages.
-    prefix : bytes
-        What stands before a storage's key in the name of its record.
-    leaves : dict, optional
-        Filled with the row of every node that is a tensor.
+    attributes : bool
+        Whether tensors that modules hold beside their state dict are listed too.
 
     Raises
     ------
     FormatError
         A tensor's call, storage or geometry makes no sense.
     UnsupportedError
-        A tensor of a sort that cannot be read yet, or one whose place only its program knows.
+        A storage of a class that is unknown.
     LimitError
         The objects refer to each other in too many ways, or the names grow beyond measure.
     """
     cdef Index index
-    vocabulary.resolve(graph)
     # Names are looked up at the end and together, which is faster; only where two tensors come to one name is the walk
     # done again, each name being looked up at once.
-    index = walk_once(graph, vocabulary, Index(source, dtypes, records, swapped), prefix, leaves, False)
-    if index_names(&index.names) >= 0:
-        if leaves is not None:
-            leaves.clear()
-        index = walk_once(graph, vocabulary, Index(source, dtypes, records, swapped), prefix, leaves, True)
+    for careful in (False, True):
+        index = Index(source, dtypes, records, swapped)
+        for part in parts:
+            walk_once(part, vocabulary, index, careful)
+        if careful or index_names(&index.names) < 0:
+            break
     return index

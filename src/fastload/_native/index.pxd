@@ -28,6 +28,14 @@ cdef enum Flag:
     STRIDED = 1              # byte strides follow the shape; without it the tensor is C-contiguous
     CONJUGATED = 2           # the values are the complex conjugates of the stored ones
     NEGATED = 4              # the values are the negatives of the stored ones
+    SWAPPED = 8              # the stored bytes are big-endian, whatever those of the rest are
+    PACKED = 16              # several elements lie in one byte; the storage holds as many bytes as that takes
+
+cdef extern from *:
+    """
+    #define FASTLOAD_NOWHERE 0xFFFFFFFFFFFFFFFFu
+    """
+    const uint64_t NOWHERE "FASTLOAD_NOWHERE"
 
 cdef enum:
     NO_STORAGE = 0xFFFFFFFF  # of a meta tensor: described, not stored
@@ -68,8 +76,14 @@ cdef struct Path:            # the keys of one tensor; none where its whole name
 @cython.final
 cdef class DtypeTable:
     cdef readonly tuple names
-    cdef uint16_t bits[256]  # of an element
+    cdef readonly tuple extra
+    cdef tuple rows
+    cdef size_t count
+    cdef uint64_t bits[256]  # of an element
     cdef uint8_t swap[256]   # bytes whose order is reversed in big-endian data
+    cdef uint8_t packed[256] # elements that share one where a tensor counts them singly, as quantised ones do
+
+    cdef DtypeTable extended(self, str name, dtype)
 
 
 cdef struct Spelling:
@@ -107,6 +121,8 @@ cdef class Records:
     # Where the bytes of a record begin, once its local header has been read and checked; 0 before. The one thing here
     # that is written after the table is made: each is a single store, of a number that any thread may find.
     cdef uint64_t *places
+    cdef bint are_headed     # a header stands before the bytes of each: it tells where they begin, and is checked
+    cdef uint64_t *counts    # of a legacy stream: the number that must stand in those 8 bytes; NULL elsewhere
     cdef uint64_t limit      # where the directory of an archive begins; no record reaches past it
 
     cdef bint is_stored(self, uint32_t number) noexcept nogil
@@ -119,29 +135,39 @@ cdef class Index:
     cdef size_t rows_capacity
     cdef uint64_t *dims
     cdef size_t dims_count, dims_capacity
-    cdef Extent *extents     # of the storages, where no Records hold them
-    cdef size_t extents_capacity
+    # Of the storages that no Records hold: their numbers follow those of the records. At the position
+    # NOWHERE lie those whose bytes are not in the source as they are: `held` knows what gives them.
+    cdef Extent *extents
+    cdef size_t extents_count, extents_capacity
+    cdef dict held           # number of such a storage: what gives its bytes
     cdef Path *paths         # parallel to rows; NULL where every name is a single key of text
     cdef size_t paths_capacity
     cdef Segment *segments
     cdef size_t segments_count, segments_capacity
     cdef dict _metadata
+    cdef dict quantizations  # row: Quantization, or what makes it
     cdef readonly DtypeTable dtypes
     cdef readonly Records records
     cdef readonly object source
     cdef readonly bint swapped
+    cdef public uint32_t shard
 
     cdef bint is_located(self, uint32_t storage) noexcept nogil
     cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil
     cdef int add_row(self, const Row *row) except -1 nogil
     cdef int add_path(self, const Segment *segments, size_t count, bint renamed) except -1 nogil
+    cdef int64_t add_extent(self, uint64_t position, uint64_t size, bint held) except -1 nogil
+    cdef uint32_t records_count(self) noexcept nogil
     cdef const Extent *extent(self, uint32_t storage) noexcept nogil
+    cdef uint64_t position_of(self, uint32_t storage) noexcept nogil
+    cdef bint is_held(self, uint32_t storage) noexcept nogil
 
 
 @cython.final
 cdef class TensorEntry:
     cdef Index index
     cdef uint32_t row
+    cdef str label           # the name that a step of a plan, or a shard, gave it; None where it has that of its row
 
 
 cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil

@@ -23,7 +23,7 @@ from fastload.errors import LimitError
 LOAD, VIEW, LOCATE = range(3)
 
 # What a row can be, by the number in its `kind`.
-KINDS = ("tensor", "parameter", "buffer", "storage", "meta")
+KINDS = ("tensor", "parameter", "buffer", "storage", "meta", "component", "quantised", "numpy")
 
 cdef enum:
     MAX_SHAPE_NUMBERS = 0xFFFFFFFF  # places in `dims` are 32-bit numbers
@@ -35,16 +35,31 @@ cdef int raise_too_many_dims() except -1 with gil:
 
 @cython.final
 cdef class DtypeTable:
-    """The rows of `fastload.dtypes.DTYPES` as the core needs them: name, bits, unit of swapping."""
+    """The rows of `fastload.dtypes.DTYPES` as the core needs them: name, bits, unit of swapping, elements a byte.
 
-    def __init__(self, rows):
+    Attributes
+    ----------
+    names : tuple of str
+    extra : tuple of numpy.dtype
+        Behind the rows that every table has: those of one file's NumPy arrays that none of them describes.
+    """
+
+    def __init__(self, rows, extra=()):
         cdef size_t code
         if len(rows) > 256:
-            raise ValueError("a dtype code is one byte")
-        self.names = tuple(name for name, _, _ in rows)
-        for code, (_, bits, swap) in enumerate(rows):
+            raise LimitError("the arrays of the file have more than 200 unusual dtypes")
+        self.rows = tuple(rows)
+        self.extra = tuple(extra)
+        self.names = tuple(row[0] for row in rows)
+        self.count = len(rows)
+        for code, (_, bits, swap, packed) in enumerate(rows):
             self.bits[code] = bits
             self.swap[code] = swap
+            self.packed[code] = packed
+
+    cdef DtypeTable extended(self, str name, dtype):
+        """The same table with one more row, for a dtype of NumPy's."""
+        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, 1, 1)), (*self.extra, dtype))
 
 
 @cython.final
@@ -74,6 +89,7 @@ cdef class Records:
         free(self.extents)
         free(self.members)
         free(self.places)
+        free(self.counts)
 
     cdef bint is_stored(self, uint32_t number) noexcept nogil:
         """Whether the bytes lie in the source as they are, not compressed."""
@@ -148,14 +164,21 @@ cdef class Index:
     records : Records or None
         The archive whose records hold the storages; None where the storages are bare runs of bytes.
     swapped : bool
-        Whether the bytes are big-endian.
+        Whether the bytes of the records are big-endian.
+    shard : int
+        Which of several files it describes; it makes the numbers of storages differ between them.
     """
 
-    def __init__(self, source, DtypeTable dtypes not None, Records records=None, bint swapped=False):
+    def __init__(
+        self, source, DtypeTable dtypes not None, Records records=None, bint swapped=False, uint32_t shard=0
+    ):
         self.source = source
         self.dtypes = dtypes
         self.records = records
         self.swapped = swapped
+        self.shard = shard
+        self.held = {}
+        self.quantizations = {}
         self._metadata = {}
 
     def __dealloc__(self):
@@ -203,12 +226,40 @@ cdef class Index:
             self.segments_count += count
         return 0
 
+    cdef int64_t add_extent(self, uint64_t position, uint64_t size, bint held) except -1 nogil:
+        """Note a storage that is no record, of *size* bytes from *position* of the source on; returns its number."""
+        cdef Extent *extent
+        cdef uint32_t number = self.records_count() + <uint32_t>self.extents_count
+        reserve(<void **>&self.extents, &self.extents_capacity, self.extents_count + 1, sizeof(Extent))
+        extent = &self.extents[self.extents_count]
+        extent.position = NOWHERE if held else position
+        extent.size = size
+        self.extents_count += 1
+        return number
+
+    cdef uint32_t records_count(self) noexcept nogil:
+        return 0 if self.records is None else <uint32_t>self.records.names.count
+
+    cdef bint is_held(self, uint32_t storage) noexcept nogil:
+        """Whether the bytes of a storage are not in the source as they are, and no record either."""
+        cdef uint32_t count = self.records_count()
+        return storage >= count and self.extents[storage - count].position == NOWHERE
+
     cdef bint is_located(self, uint32_t storage) noexcept nogil:
         """Whether it is known where the bytes of a storage begin."""
-        return self.records is None or self.records.members == NULL or self.records.places[storage] != 0
+        if storage >= self.records_count():
+            return True
+        return not self.records.are_headed or self.records.places[storage] != 0
 
     cdef const Extent *extent(self, uint32_t storage) noexcept nogil:
-        return &self.extents[storage] if self.records is None else &self.records.extents[storage]
+        cdef uint32_t count = self.records_count()
+        return &self.extents[storage - count] if storage >= count else &self.records.extents[storage]
+
+    cdef uint64_t position_of(self, uint32_t storage) noexcept nogil:
+        """Where the bytes of a storage that is located, and not held, begin in the source."""
+        if storage < self.records_count() and self.records.are_headed:
+            return self.records.places[storage]
+        return self.extent(storage).position
 
     def __len__(self):
         return self.names.count
@@ -257,11 +308,27 @@ cdef class Index:
             raise IndexError(row)
         return self.rows[row].storage
 
-    def extent_of(self, size_t storage):
-        """(position, size) of a storage that no Records hold, in bytes."""
-        if self.records is not None or storage >= self.names.count:
+    def extent_of(self, uint32_t storage):
+        """(position, size) of a storage that no Records hold, in bytes; position None where it is not in the source."""
+        cdef uint32_t count = self.records_count()
+        if storage < count or storage - count >= self.extents_count:
             raise IndexError(storage)
-        return self.extents[storage].position, self.extents[storage].size
+        position = None if self.is_held(storage) else self.extents[storage - count].position
+        return position, self.extents[storage - count].size
+
+    def held_bytes(self, uint32_t storage):
+        """The bytes of a storage that is not in the source as it is: decoded, or copied from what was inflated."""
+        return self.held[storage]()
+
+    def is_record(self, uint32_t storage):
+        """Whether one of the Records holds a storage."""
+        return storage < self.records_count()
+
+    def swap_of(self, size_t row):
+        """The unit in bytes whose order must be reversed in a tensor's storage; 1 where there is nothing to reverse."""
+        if row >= self.names.count:
+            raise IndexError(row)
+        return self.dtypes.swap[self.rows[row].dtype] if is_swapped(self, &self.rows[row]) else 1
 
     def entry(self, size_t row):
         """The description of one tensor."""
@@ -310,20 +377,29 @@ cdef tuple tuple_of(const uint64_t *numbers, size_t count):
     return made
 
 
+cdef inline bint is_swapped(Index index, const Row *row) noexcept:
+    """Whether the bytes of a tensor are big-endian."""
+    if row.storage >= index.records_count():
+        return row.flags & SWAPPED
+    return index.swapped
+
+
 cdef inline bint is_view(Index index, const Row *row) noexcept:
-    """Whether nothing must be inflated, swapped or resolved to show a tensor."""
+    """Whether nothing must be inflated, decoded, swapped or resolved to show a tensor."""
     if row.storage == NO_STORAGE or row.flags & (CONJUGATED | NEGATED):
         return False
-    if index.swapped and index.dtypes.swap[row.dtype] > 1:
+    if index.dtypes.swap[row.dtype] > 1 and is_swapped(index, row):
         return False
-    return index.records is None or index.records.is_stored(row.storage)
+    if row.storage >= index.records_count():
+        return not index.is_held(row.storage)
+    return index.records.is_stored(row.storage)
 
 
 cdef inline TensorEntry new_entry(Index index, uint32_t row):
     cdef TensorEntry entry = TensorEntry.__new__(TensorEntry)
     entry.index = index
     entry.row = row
-    return entry
+    return entry                             # whose label is None
 
 
 # An entry refers to its index and an index to nothing that refers back, so there is no cycle to collect; leaving the
@@ -340,10 +416,16 @@ cdef class TensorEntry:
     def __init__(self):
         raise TypeError("entries are made by Checkpoint.entry and Checkpoint.entries")
 
+    def renamed(self, str name not None):
+        """The same tensor under another name."""
+        cdef TensorEntry entry = new_entry(self.index, self.row)
+        entry.label = name
+        return entry
+
     @property
     def name(self):
         """The dotted name, a key of the checkpoint."""
-        return text_of(self.index, self.row)
+        return text_of(self.index, self.row) if self.label is None else self.label
 
     @property
     def key_path(self):
@@ -384,7 +466,7 @@ cdef class TensorEntry:
         cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
         if row.flags & STRIDED:
             return tuple_of(self.index.dims + row.dims + row.ndim, row.ndim)
-        if bits % 8:
+        if bits % 8 or row.flags & PACKED:
             return None
         strides = []
         stride = bits // 8
@@ -399,9 +481,9 @@ cdef class TensorEntry:
         cdef const Row *row = &self.index.rows[self.row]
         if not self.zero_copy:
             return None
-        if self.index.records is None:
-            return self.index.extents[row.storage].position + row.offset
-        return self.index.source.locate(self.index.records, row.storage) + row.offset
+        if not self.index.is_located(row.storage):
+            self.index.source.locate(self.index.records, row.storage)
+        return self.index.source.origin + self.index.position_of(row.storage) + row.offset
 
     @property
     def nbytes(self):
@@ -410,13 +492,15 @@ cdef class TensorEntry:
         cdef uint64_t size = 0
         if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
             return 0                         # only where there are no elements, behind dimensions that overflow
+        if row.flags & PACKED:
+            return -(-size // self.index.dtypes.packed[row.dtype])
         return size
 
     @property
     def storage(self):
         """A number that is equal for tensors that share bytes; None for a meta tensor, which has none."""
         cdef uint32_t storage = self.index.rows[self.row].storage
-        return None if storage == NO_STORAGE else storage
+        return None if storage == NO_STORAGE else <uint64_t>self.index.shard << 32 | storage
 
     @property
     def storage_nbytes(self):
@@ -432,17 +516,22 @@ cdef class TensorEntry:
     @property
     def zero_copy(self):
         """Whether the array is a view of the file as it lies there, and not inflated, swapped or resolved."""
-        return is_view(self.index, &self.index.rows[self.row])
+        return is_view(self.index, &self.index.rows[self.row]) and not self.index.source.is_inflated
 
     @property
     def kind(self):
-        """What the file holds it as: tensor, parameter, buffer, storage (bare bytes) or meta (no data)."""
+        """What the file holds it as.
+
+        tensor, parameter, buffer; storage (bare bytes); meta (no data); component (of a sparse or nested tensor);
+        quantised; numpy (an array of NumPy's, not of torch).
+        """
         return KINDS[self.index.rows[self.row].kind]
 
     @property
     def quantization(self):
-        """How integers stand for floats in a quantised tensor; None for any other."""
-        return None
+        """How integers stand for floats in a quantised tensor, a `Quantization`; None for any other."""
+        found = self.index.quantizations.get(self.row)
+        return found() if callable(found) else found
 
     def __repr__(self):
         return f"TensorEntry({self.name!r}, {self.dtype}, {self.shape})"

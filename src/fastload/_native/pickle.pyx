@@ -554,8 +554,10 @@ cdef int run(Machine *machine, Graph graph) except -1 nogil:
     return 0
 
 
-def parse(data, uint64_t origin=0):
-    """Parse the pickle at the start of *data*, which lies *origin* bytes into its file; what follows STOP is left.
+def parse(data, uint64_t origin=0, bint is_in_source=True):
+    """Parse the pickle at the start of *data*, which lies *origin* bytes into its source; what follows STOP is left.
+
+    Not *is_in_source* are bytes that were inflated or decoded: nothing in them can be a view of the source.
 
     Raises
     ------
@@ -574,6 +576,8 @@ def parse(data, uint64_t origin=0):
     memset(&machine, 0, sizeof(Machine))
     PyObject_GetBuffer(data, &graph.held, PyBUF_SIMPLE)
     graph.is_held = True
+    graph.origin = origin
+    graph.is_in_source = is_in_source
     held = min(<size_t>graph.held.len, MAX_GUESSED_BYTES)
     point_at(&machine.cursor, <const uint8_t *>graph.held.buf, graph.held.len, origin)
     try:

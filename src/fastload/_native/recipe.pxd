@@ -68,7 +68,6 @@ cdef class Recipe:
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil
     cdef int storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil
     cdef int metadata(self, uint32_t node, Row *row) except -1 nogil
-    cdef int geometry(self, Row *row, size_t ndim, uint64_t start, uint64_t declared) except -1 nogil
     cdef const Meaning *called(self, uint32_t node) noexcept nogil
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil
     cdef int read_storage(self, uint32_t node, Row *row) except -1 nogil

@@ -16,9 +16,9 @@ from fastload._native.graph cimport (
     DICT, FALSE, GLOBAL, INT, NEWOBJ, NONE, PERSID, REDUCE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
     Update, bytes_of, int_of, wide,
 )
+from fastload._native.geometry cimport EMPTY_ROW, add_geometry, raise_too_large
 from fastload._native.index cimport (
-    CONJUGATED, MAX_DIMENSIONS, NEGATED, NO_STORAGE, STRIDED, Index, Records, Row, add_overflows, multiply_overflows,
-    size_in_bytes,
+    CONJUGATED, MAX_DIMENSIONS, NEGATED, Index, Records, Row, multiply_overflows,
 )
 from fastload._native.names cimport Names, find_name
 from fastload._native.vector cimport reserve
@@ -36,7 +36,6 @@ cdef enum:
     KIND_STORAGE = 3
     KIND_META = 4
     MAX_WRAPPERS = 8         # around one tensor; torch writes one
-    MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of a tensor, counted in signed 64-bit numbers by everyone
 
 
 @cython.final
@@ -126,14 +125,6 @@ cdef int raise_short_record(Recipe recipe, uint32_t number, uint64_t declared) e
         f"its storage is declared with {declared:,} bytes and record {recipe.records.name(number)!r}"
         f" has {recipe.records.extents[number].size:,}"
     )
-
-
-cdef int raise_extent(uint64_t end, uint64_t declared) except -1 with gil:
-    raise FormatError(f"its last element ends at byte {end:,} of a storage of {declared:,} bytes")
-
-
-cdef int raise_too_large() except -1 with gil:
-    raise LimitError("its size does not fit 63 bits")
 
 
 cdef int unsigned(const Node *node, uint64_t *value, const char *message) except -1 nogil:
@@ -337,52 +328,6 @@ cdef class Recipe:
                 break
         return 0
 
-    cdef int geometry(self, Row *row, size_t ndim, uint64_t start, uint64_t declared) except -1 nogil:
-        """Check sizes and strides, in elements and in the scratch, against *declared* bytes; store them with *row*.
-
-        The stride of a dimension of length 1 means nothing, and neither does anything of a tensor without elements.
-        """
-        cdef uint64_t *sizes = self.sizes
-        cdef uint64_t *strides = self.sizes + ndim
-        cdef uint64_t item = self.index.dtypes.bits[row.dtype] // 8
-        cdef uint64_t nbytes = 0, step = 0, end, dense
-        cdef bint contiguous = True
-        cdef size_t i
-        cdef bint empty = False
-        for i in range(ndim):
-            empty = empty or sizes[i] == 0
-        if not empty and (size_in_bytes(sizes, ndim, item * 8, &nbytes) or nbytes > MAX_BYTES):
-            return raise_too_large()
-        if empty:
-            start = 0
-        else:
-            end = start + 1                      # start is at most 2**63
-            dense = 1
-            i = ndim
-            while i:
-                i -= 1
-                if sizes[i] == 1:
-                    strides[i] = dense
-                elif strides[i] != dense:
-                    contiguous = False
-                if multiply_overflows(sizes[i] - 1, strides[i], &step) or add_overflows(end, step, &end):
-                    return raise_too_large()
-                dense *= sizes[i]                # their product was found to fit
-            if multiply_overflows(end, item, &end):
-                return raise_too_large()
-            if row.storage != NO_STORAGE and end > declared:
-                return raise_extent(end, declared)
-        row.offset = start * item
-        row.ndim = <uint16_t>ndim
-        row.dims = <uint32_t>self.index.dims_count
-        self.index.add_dims(sizes, ndim)
-        if not contiguous:
-            row.flags |= STRIDED
-            for i in range(ndim):
-                strides[i] *= item               # a stride that leads to no second element was replaced above
-            self.index.add_dims(strides, ndim)
-        return 0
-
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil:
         """The row of the tensor that the call *node* makes, wrappers included; its dims go into the Index."""
         cdef const Meaning *meaning = self.called(node)
@@ -425,7 +370,7 @@ cdef class Recipe:
         self.numbers(args[meaning.at[STRIDE_ARG]], ndim, &strides, "its strides are no tuple of counts")
         if strides != ndim:
             return raise_recipe("it has not as many strides as dimensions")
-        return self.geometry(row, ndim, start, declared)
+        return add_geometry(self.index, row, self.sizes, self.sizes + ndim, ndim, 0, start, declared)
 
     cdef int read_storage(self, uint32_t node, Row *row) except -1 nogil:
         """The row of a storage that stands in the file by itself: all its elements in one dimension."""
@@ -436,7 +381,7 @@ cdef class Recipe:
         reserve(<void **>&self.sizes, &self.sizes_capacity, 3, sizeof(uint64_t))
         self.sizes[0] = declared // (self.index.dtypes.bits[row.dtype] // 8)
         self.sizes[1] = 1
-        return self.geometry(row, 1, 0, declared)
+        return add_geometry(self.index, row, self.sizes, self.sizes + 1, 1, 0, 0, declared)
 
 
 cdef int raise_wrapped(Recipe recipe, uint32_t node) except -1 with gil:
@@ -445,13 +390,3 @@ cdef int raise_wrapped(Recipe recipe, uint32_t node) except -1 with gil:
     if (found.kind == REDUCE or found.kind == NEWOBJ) and recipe.graph.nodes[found.x].kind == GLOBAL:
         return raise_global(recipe.graph, found.x, "makes a tensor of a sort that fastload cannot read yet")
     return raise_recipe("what should be a tensor is none")
-
-
-cdef Row EMPTY_ROW
-EMPTY_ROW.offset = 0
-EMPTY_ROW.dims = 0
-EMPTY_ROW.storage = NO_STORAGE
-EMPTY_ROW.ndim = 0
-EMPTY_ROW.dtype = 0
-EMPTY_ROW.kind = 0
-EMPTY_ROW.flags = 0

@@ -169,9 +169,7 @@ cdef int read_tensors(Header *header, Index index, Spellings spellings, bint fir
         header.in_entry = True
         read_entry(header, index, spellings, &row, &extent)
         header.in_entry = False
-        row.storage = <uint32_t>(index.names.count - 1)
-        reserve(<void **>&index.extents, &index.extents_capacity, index.names.count, sizeof(Extent))
-        index.extents[row.storage] = extent
+        row.storage = <uint32_t>index.add_extent(extent.position, extent.size, False)
         index.add_row(&row)
     return 0
 

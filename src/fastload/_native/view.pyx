@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastload._native.index cimport NO_STORAGE, STRIDED, Extent, Index, Row
+from fastload._native.index cimport NO_STORAGE, PACKED, STRIDED, Extent, Index, Row
 
 from fastload.errors import TruncatedError, UnsupportedError
 
@@ -113,10 +113,7 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     if not whole:
         if not index.is_located(described.storage):
             raise ValueError(f"the record of tensor {index.entry(row).name!r} has not been located yet")
-        if index.records is None or index.records.members == NULL:
-            position = extent.position
-        else:
-            position = index.records.places[described.storage]
+        position = index.position_of(described.storage)
     if position > length or extent.size > length - position or described.offset > extent.size:
         raise_outside(index, row)
     data = (<char *>region.held.buf if region.held.len else <char *>&NOTHING) + position + described.offset
@@ -137,18 +134,35 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
         shape[i] = <cnp.npy_intp>size
         if described.flags & STRIDED:
             strides[i] = <cnp.npy_intp>index.dims[described.dims + ndim + i]
-    if bits < 8:
+    if described.flags & PACKED:
+        # Logical elements, several to a byte and without regard to rows: one run of bytes.
+        if described.flags & STRIDED:
+            raise_shape(index, row, "its elements are packed, and not contiguous")
+        bits = index.dtypes.packed[described.dtype]
+        shape[0] = <cnp.npy_intp>((total + bits - 1) // bits) if contains_elements(shape, ndim) else 0
+        ndim = 1
+    elif bits < 8:
         ndim = pack(shape, ndim, bits, extent.size)
     elif bits > item * 8:
         strides[ndim] = <cnp.npy_intp>item
         shape[ndim] = 2
         ndim += 1
+    if dtype.hasobject:
+        raise_shape(index, row, "its elements would be Python objects")
     Py_INCREF(dtype)         # the call below takes it over
     array = PyArray_NewFromDescr(
         cnp.ndarray, dtype, ndim, shape, strides if described.flags & STRIDED else NULL, data, 0, NULL
     )
     cnp.set_array_base(array, region)
     return array
+
+
+cdef bint contains_elements(const cnp.npy_intp *shape, int ndim) noexcept:
+    cdef int i
+    for i in range(ndim):
+        if shape[i] == 0:
+            return False
+    return True
 
 
 cdef int pack(cnp.npy_intp *shape, int ndim, uint64_t bits, uint64_t nbytes) noexcept:

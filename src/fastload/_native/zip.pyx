@@ -309,6 +309,7 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
         with nogil:
             for _i in range(count):
                 read_central(&cursor, records, file_size)
+            records.are_headed = True
             records.places = <uint64_t *>zeroed(records.names.count + 1, sizeof(uint64_t))
             twice = index_names(&records.names)
             if twice >= 0:
@@ -419,8 +420,8 @@ def locate_record(Records records not None, uint32_t number, header):
     return place
 
 
-def locate_in_file(Records records not None, uint32_t number, int descriptor):
-    """`locate_record` with the header read from an open file."""
+def locate_in_file(Records records not None, uint32_t number, int descriptor, uint64_t origin=0):
+    """`locate_record` with the header read from an open file, in which the source begins at byte *origin*."""
     cdef uint64_t place = 0
     cdef uint8_t *header = NULL
     cdef size_t room = 0, size
@@ -431,7 +432,7 @@ def locate_in_file(Records records not None, uint32_t number, int descriptor):
     reserve(<void **>&header, &room, size, 1)
     try:
         with nogil:
-            count = read_at(descriptor, header, size, records.extents[number].position)
+            count = read_at(descriptor, header, size, origin + records.extents[number].position)
             if count < 0:
                 raise_unreadable()
             locate(records, number, header, <uint64_t>count, &place)

@@ -8,36 +8,53 @@ from fastload._native import Index, parse
 from fastload.errors import FastloadError, TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.formats import safetensors
 from fastload.formats.torch import zip as torch_zip
+from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["FORMATS", "Format", "detect"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container"]
 
 HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
 MAX_PROBED_PICKLE_BYTES = 1 << 24  # of a file without any mark that is tried as a pickle of protocol 0 or 1
 
 
 class Format(Protocol):
-    """What a module of this package offers."""
+    """What a module of a format offers."""
 
     NAME: str
 
-    def probe(self, head: bytes) -> bool:
-        """Whether a file that begins with *head* is of this format."""
+    def probe(self, source: Source, head: bytes) -> bool:
+        """Whether *source*, which begins with *head*, is of this format."""
 
-    def index(self, source: Source) -> Index:
+    def index(self, source: Source, options: Options) -> Index:
         """Describe every tensor without reading its data."""
 
     def metadata(self, source: Source, index: Index) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
 
-    def objects(self, source: Source) -> Any:
+    def objects(self, source: Source, options: Options) -> Any:
         """What else the file holds, as plain Python values."""
+
+    def list_globals(self, source: Source) -> list[tuple[str, str]]:
+        """(module, name) of every global that the pickles of the file name, once each."""
 
     def verify(self, source: Source, index: Index) -> None:
         """Check every structure and extent that `index` leaves until it is needed."""
 
 
+class Container(Protocol):
+    """What a module offers for files that hold other files."""
+
+    NAME: str
+
+    def probe(self, source: Source, head: bytes) -> bool:
+        """Whether *source*, which begins with *head*, is of this sort."""
+
+    def parts(self, source: Source, options: Options) -> list[Source]:
+        """The files in it that hold tensors."""
+
+
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
+CONTAINERS: tuple[Container, ...] = ()
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file of torch 0.1.10 to 1.5
 _NOT_YET = "which this version of fastload cannot read yet"
@@ -64,6 +81,15 @@ FOREIGN = (
 _TAR_MEMBERS = (b"storages\0", b"sys_info\0", b"pickle\0", b"tensors\0")
 
 
+def detect_container(source: Source) -> Container | None:
+    """What *source* is wrapped in, if anything."""
+    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    for container in CONTAINERS:
+        if container.probe(source, head):
+            return container
+    return None
+
+
 def detect(source: Source) -> Format:
     """The format of *source*.
 
@@ -76,7 +102,7 @@ def detect(source: Source) -> Format:
     """
     head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
     for format in FORMATS:
-        if format.probe(head):
+        if format.probe(source, head):
             return format
     for place, mark, error, what in FOREIGN:
         if head.startswith(mark, place):

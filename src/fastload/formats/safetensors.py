@@ -16,6 +16,7 @@ from typing import Any
 from fastload import dtypes
 from fastload._native import Index, read_header, read_length
 from fastload.errors import LimitError, TruncatedError
+from fastload.options import Options
 from fastload.source import Source
 
 NAME = "safetensors"
@@ -23,12 +24,12 @@ NAME = "safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's cap; a larger header is hostile or broken
 
 
-def probe(head: bytes) -> bool:
+def probe(source: Source, head: bytes) -> bool:
     """Whether a file that begins with *head* is of this format: a `{` behind the length of a header."""
     return head[8:9] == b"{" and read_length(head) <= MAX_HEADER_BYTES
 
 
-def index(source: Source) -> Index:
+def index(source: Source, options: Options) -> Index:
     """Describe every tensor without reading its data.
 
     Offsets in the header count bytes from the end of the header; those of the entries from the start of the file.
@@ -62,9 +63,14 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
     return index.metadata
 
 
-def objects(source: Source) -> Any:
+def objects(source: Source, options: Options) -> Any:
     """What the file holds beside tensors and metadata: nothing."""
     return {}
+
+
+def list_globals(source: Source) -> list[tuple[str, str]]:
+    """The globals that the file names: none."""
+    return []
 
 
 def verify(source: Source, index: Index) -> None:

@@ -1,0 +1,307 @@
+"""Tensors: what a Checkpoint shows. Those of one file are here, those of several files in `folders`.
+
+Everything above this module speaks of tensors by their row, and knows neither formats nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from fastload import formats
+from fastload._native import LOAD, LOCATE, Index, Region, view
+from fastload.dtypes import DTYPES, numpy_dtype
+from fastload.entry import TensorEntry
+from fastload.errors import FastloadError, LimitError, UnsupportedError, located
+from fastload.options import Options
+from fastload.source import Source
+
+__all__ = ["FileTensors", "JoinedTensors", "Tensors", "free_name", "open_source"]
+
+MAX_OVERLAP = 64  # times that the elements of a tensor that must be copied may repeat the bytes of its storage
+
+Result = TypeVar("Result")
+
+
+class Tensors(Protocol):
+    """Named tensors, in order, and what else came with them. A row is the number of a tensor in that order."""
+
+    @property
+    def path(self) -> str | None:
+        """The file or folder; None for a buffer."""
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+
+    def __len__(self) -> int: ...
+
+    def find(self, name: object) -> int:
+        """The row of a name, or -1."""
+
+    def list_names(self) -> list[str]:
+        """All names, in order."""
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+
+    def entries(self) -> list[TensorEntry]:
+        """The descriptions of all tensors, in order."""
+
+    def array(self, row: int) -> np.ndarray:
+        """The array of one tensor, made anew."""
+
+    def metadata(self) -> dict[str, Any]:
+        """What the format keeps about the tensors as a whole."""
+
+    def objects(self) -> Any:
+        """What else there is, as plain Python values."""
+
+    def list_globals(self) -> list[tuple[str, str]]:
+        """(module, name) of every global that the pickles name, once each."""
+
+    def verify(self) -> None:
+        """Check every structure and extent that opening left until it is needed."""
+
+    def still_valid(self) -> bool:
+        """Whether the files are still those that were opened."""
+
+
+def open_source(source: Source, options: Options, shard: int = 0) -> Tensors:
+    """The tensors of one source, whatever its format; of a file within it, where it is only a wrapper.
+
+    Parameters
+    ----------
+    shard : int
+        The number of the file among several.
+    """
+    try:
+        container = formats.detect_container(source)
+        if container is not None:
+            parts = container.parts(source, options)
+            opened = [open_source(part, options, shard + number) for number, part in enumerate(parts)]
+            return opened[0] if len(opened) == 1 else JoinedTensors(opened, container.NAME)
+        format = formats.detect(source)
+    except FastloadError as error:
+        raise located(error, source.path) from None
+    return FileTensors(source, format, options, shard)
+
+
+class FileTensors:
+    """The tensors of one file or buffer."""
+
+    __slots__ = ("_format", "_index", "_options", "_source")
+
+    def __init__(self, source: Source, format: formats.Format, options: Options, shard: int = 0) -> None:
+        self._source = source
+        self._format = format
+        self._options = options
+        self._index: Index = self._located(lambda: format.index(source, options))
+        self._index.shard = shard
+
+    @property
+    def path(self) -> str | None:
+        """The file; None for a buffer."""
+        return self._source.path
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        return self._format.NAME
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def find(self, name: object) -> int:
+        """The row of a name, or -1."""
+        return self._index.find(name)
+
+    def list_names(self) -> list[str]:
+        """All names, in order."""
+        return self._index.list_names()
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+        return self._index.entry(row)
+
+    def entries(self) -> list[TensorEntry]:
+        """The descriptions of all tensors, in order."""
+        return self._index.entries()
+
+    def array(self, row: int) -> np.ndarray:
+        """The array of one tensor, made anew."""
+        index, source = self._index, self._source
+        try:
+            code = index.dtype_code(row)
+            access = index.access(row)
+            if source.region is None or access == LOAD or source.is_inflated:
+                return self._load(row, code)
+            if access == LOCATE:
+                assert index.records is not None
+                source.locate(index.records, index.storage_of(row))
+            return view(index, row, source.region, self._dtype(code))
+        except FastloadError as error:
+            raise located(error, source.path, self._format.NAME) from None
+
+    def metadata(self) -> dict[str, Any]:
+        """What the format keeps about the tensors as a whole."""
+        return self._located(lambda: self._format.metadata(self._source, self._index))
+
+    def objects(self) -> Any:
+        """What else the file holds, as plain Python values."""
+        return self._located(lambda: self._format.objects(self._source, self._options))
+
+    def list_globals(self) -> list[tuple[str, str]]:
+        """(module, name) of every global that the file's pickles name, once each."""
+        return self._located(lambda: self._format.list_globals(self._source))
+
+    def verify(self) -> None:
+        """Check every structure and extent that opening left until it is needed."""
+        self._located(lambda: self._format.verify(self._source, self._index))
+
+    def still_valid(self) -> bool:
+        """Whether the file is still the one that was opened."""
+        return self._source.still_valid()
+
+    def _located(self, act: Callable[[], Result]) -> Result:
+        """What *act* returns; an error on the way is told where it happened."""
+        try:
+            return act()
+        except FastloadError as error:
+            raise located(error, self._source.path, self._format.NAME) from None
+
+    def _dtype(self, code: int) -> np.dtype[Any]:
+        return numpy_dtype(code) if code < len(DTYPES) else self._index.dtypes.extra[code - len(DTYPES)]
+
+    def _load(self, row: int, code: int) -> np.ndarray:
+        """The array of a tensor whose storage must first be read, inflated or byte-swapped, or its values resolved."""
+        index = self._index
+        entry = index.entry(row)
+        if entry.storage is None:
+            raise UnsupportedError(
+                f"{entry.name!r} is a meta tensor: the file holds its shape {entry.shape} and no data"
+            )
+        if not (entry.zero_copy or self._options.allow_copy):
+            raise UnsupportedError(
+                f"tensor {entry.name!r} cannot be a view: it is compressed, encoded, big-endian or conjugated in the"
+                " file; open it with allow_copy=True to have a copy"
+            )
+        if self._source.region is not None and index.access(row) != LOAD:  # of a file that was inflated as a whole
+            if index.access(row) == LOCATE:
+                assert index.records is not None
+                self._source.locate(index.records, index.storage_of(row))
+            return view(index, row, self._source.region, self._dtype(code))
+        storage = self._source.storage(index, index.storage_of(row), index.swap_of(row))
+        array = view(index, row, storage, self._dtype(code), whole=True)
+        conjugated, negated = index.resolution(row)
+        return _resolve(array, entry, conjugated, negated) if conjugated or negated else array
+
+
+def _resolve(array: np.ndarray, entry: TensorEntry, conjugated: bool, negated: bool) -> np.ndarray:
+    """The conjugate, the negative or both of the values as they are stored."""
+    # A broadcast dimension (stride 0) is resolved once, and broadcast again.
+    once = array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+    if once.nbytes > MAX_OVERLAP * entry.storage_nbytes:
+        raise LimitError(f"tensor {entry.name!r} repeats its storage too often for a copy: its values are conjugated")
+    resolved = np.array(once, order="C")
+    if conjugated and entry.dtype == "complex32":
+        resolved[..., 1] = -resolved[..., 1]
+    elif conjugated:
+        np.conjugate(resolved, out=resolved)
+    if negated:
+        np.negative(resolved, out=resolved)
+    # Over a Region, so that nobody can make it writable; as bytes, since ml_dtypes have no buffer format.
+    data = memoryview(Region(resolved.reshape(-1).view(np.uint8).data))
+    held = np.ndarray(resolved.shape, resolved.dtype, data)
+    return np.broadcast_to(held, array.shape) if held.shape != array.shape else held
+
+
+class JoinedTensors:
+    """The tensors of several sources, one after the other: of the files within one file.
+
+    Where two come to one name, the later gets `#2`, `#3` and so on.
+    """
+
+    __slots__ = ("_format", "_parts", "_rows", "_where")
+
+    def __init__(self, parts: Sequence[Tensors], format: str) -> None:
+        self._parts = parts
+        self._format = format
+        self._where = [(part, row) for part in parts for row in range(len(part))]
+        self._rows: dict[str, int] = {}
+        for part in parts:
+            for name in part.list_names():
+                self._rows[free_name(name, self._rows)] = len(self._rows)
+
+    @property
+    def path(self) -> str | None:
+        """The file; None for a buffer."""
+        return self._parts[0].path if self._parts else None
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        return self._format
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def find(self, name: object) -> int:
+        """The row of a name, or -1."""
+        return self._rows.get(name, -1) if isinstance(name, str) else -1
+
+    def list_names(self) -> list[str]:
+        """All names, in order."""
+        return list(self._rows)
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+        return self.entries()[row]
+
+    def entries(self) -> list[TensorEntry]:
+        """The descriptions of all tensors, in order."""
+        found = [entry for part in self._parts for entry in part.entries()]
+        return [
+            entry if entry.name == name else entry.renamed(name) for entry, name in zip(found, self._rows, strict=True)
+        ]
+
+    def array(self, row: int) -> np.ndarray:
+        """The array of one tensor, made anew."""
+        part, own = self._where[row]
+        return part.array(own)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the parts keep about their tensors; of two that say the same thing, the first counts."""
+        found: dict[str, Any] = {}
+        for part in reversed(self._parts):
+            found.update(part.metadata())
+        return found
+
+    def objects(self) -> Any:
+        """What else there is, part by part."""
+        return [part.objects() for part in self._parts]
+
+    def list_globals(self) -> list[tuple[str, str]]:
+        """(module, name) of every global that the pickles name, once each."""
+        return list(dict.fromkeys(name for part in self._parts for name in part.list_globals()))
+
+    def verify(self) -> None:
+        """Check every structure and extent that opening left until it is needed."""
+        for part in self._parts:
+            part.verify()
+
+    def still_valid(self) -> bool:
+        """Whether the file is still the one that was opened."""
+        return all(part.still_valid() for part in self._parts)
+
+
+def free_name(name: str, taken: dict[str, int]) -> str:
+    """*name*, or its first variant `name#2`, `name#3`, … that is not *taken*."""
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}#{number}" in taken:
+        number += 1
+    return f"{name}#{number}"
