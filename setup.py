@@ -10,6 +10,9 @@ SANITIZE = bool(os.environ.get("FASTLOAD_SANITIZE"))  # address and undefined-be
 COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx files; not on CPython 3.12
 
 MODULES = [
+    "arrays",
+    "blob",
+    "calls",
     "contents",
     "cursor",
     "filesystem",
@@ -20,11 +23,13 @@ MODULES = [
     "json",
     "keys",
     "machine",
+    "modules",
     "names",
     "objects",
     "pickle",
     "recipe",
     "safetensors",
+    "stream",
     "textargs",
     "utf8",
     "vector",

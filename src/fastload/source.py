@@ -16,7 +16,20 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from fastload._native import Index, Records, Region, check, filesystem_type, local_header, locate_in_file, locate_record
+from fastload._native import (
+    LOAD,
+    LOCATE,
+    Index,
+    Records,
+    Region,
+    check,
+    filesystem_type,
+    local_header,
+    locate_in_file,
+    locate_record,
+    view,
+)
+from fastload.dtypes import DTYPES, numpy_dtype
 from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
 from fastload.options import Io
 
@@ -210,6 +223,18 @@ class Source:
             return locate_record(records, number, self.fetch(*local_header(records, number)))
         except FastloadError as error:
             raise located(error, self.path) from None
+
+    def array(self, index: Index, row: int) -> np.ndarray:
+        """The array of a tensor as its bytes are: a view where it can be one, else over a storage of its own."""
+        code = index.dtype_code(row)
+        dtype = numpy_dtype(code) if code < len(DTYPES) else index.dtypes.extra[code - len(DTYPES)]
+        access = index.access(row)
+        if self.region is None or access == LOAD:
+            return view(index, row, self.storage(index, index.storage_of(row), index.swap_of(row)), dtype, whole=True)
+        if access == LOCATE:
+            assert index.records is not None
+            self.locate(index.records, index.storage_of(row))
+        return view(index, row, self.region, dtype)
 
     def read_record(self, records: Records, number: int) -> memoryview:
         """The bytes of one record of an archive, inflated if need be; a view where it can be one.

@@ -11,8 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fastload import formats
-from fastload._native import LOAD, LOCATE, Index, Region, view
-from fastload.dtypes import DTYPES, numpy_dtype
+from fastload._native import LOAD, Index, Region
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, UnsupportedError, located
 from fastload.options import Options
@@ -132,18 +131,17 @@ class FileTensors:
 
     def array(self, row: int) -> np.ndarray:
         """The array of one tensor, made anew."""
-        index, source = self._index, self._source
+        index = self._index
         try:
-            code = index.dtype_code(row)
-            access = index.access(row)
-            if source.region is None or access == LOAD or source.is_inflated:
-                return self._load(row, code)
-            if access == LOCATE:
-                assert index.records is not None
-                source.locate(index.records, index.storage_of(row))
-            return view(index, row, source.region, self._dtype(code))
+            if index.access(row) == LOAD or self._source.is_inflated:
+                self._check_copy(row)
+            array = self._source.array(index, row)
+            conjugated, negated = index.resolution(row)
+            if conjugated or negated:
+                return _resolve(array, index.entry(row), conjugated, negated)
+            return array
         except FastloadError as error:
-            raise located(error, source.path, self._format.NAME) from None
+            raise located(error, self._source.path, self._format.NAME) from None
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
@@ -172,13 +170,9 @@ class FileTensors:
         except FastloadError as error:
             raise located(error, self._source.path, self._format.NAME) from None
 
-    def _dtype(self, code: int) -> np.dtype[Any]:
-        return numpy_dtype(code) if code < len(DTYPES) else self._index.dtypes.extra[code - len(DTYPES)]
-
-    def _load(self, row: int, code: int) -> np.ndarray:
-        """The array of a tensor whose storage must first be read, inflated or byte-swapped, or its values resolved."""
-        index = self._index
-        entry = index.entry(row)
+    def _check_copy(self, row: int) -> None:
+        """See that a tensor that is no view of the file has data, and may be copied."""
+        entry = self._index.entry(row)
         if entry.storage is None:
             raise UnsupportedError(
                 f"{entry.name!r} is a meta tensor: the file holds its shape {entry.shape} and no data"
@@ -188,15 +182,6 @@ class FileTensors:
                 f"tensor {entry.name!r} cannot be a view: it is compressed, encoded, big-endian or conjugated in the"
                 " file; open it with allow_copy=True to have a copy"
             )
-        if self._source.region is not None and index.access(row) != LOAD:  # of a file that was inflated as a whole
-            if index.access(row) == LOCATE:
-                assert index.records is not None
-                self._source.locate(index.records, index.storage_of(row))
-            return view(index, row, self._source.region, self._dtype(code))
-        storage = self._source.storage(index, index.storage_of(row), index.swap_of(row))
-        array = view(index, row, storage, self._dtype(code), whole=True)
-        conjugated, negated = index.resolution(row)
-        return _resolve(array, entry, conjugated, negated) if conjugated or negated else array
 
 
 def _resolve(array: np.ndarray, entry: TensorEntry, conjugated: bool, negated: bool) -> np.ndarray:

@@ -7,8 +7,9 @@ from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
-from fastload._native.recipe import Vocabulary
+from fastload._native.calls import Vocabulary
 from fastload._native.safetensors import read_header, read_length
+from fastload._native.stream import read_stream
 from fastload._native.view import Region, view
 from fastload._native.zip import (
     END_SEARCH_BYTES,
@@ -52,5 +53,6 @@ __all__ = [
     "read_directory",
     "read_header",
     "read_length",
+    "read_stream",
     "view",
 ]

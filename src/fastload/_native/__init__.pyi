@@ -1,6 +1,6 @@
 """What Python may call of the native core."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -38,6 +38,7 @@ __all__ = [
     "read_directory",
     "read_header",
     "read_length",
+    "read_stream",
     "view",
 ]
 
@@ -61,13 +62,17 @@ class Spellings:
 class Vocabulary:
     def __init__(
         self,
-        rows: Iterable[tuple[str | None, str, str, int, str, str, str]],
+        rows: Iterable[tuple[str | None, str, str, int, str, str]],
         makers: dict[tuple[str, str], Callable[..., Any]],
         mapping: Callable[..., Any],
+        array_dtype: Callable[[tuple[Any, ...], Any], tuple[str, np.dtype[Any], bool] | None],
+        quantization: Callable[[str, Any, Any, int | None], Any],
     ) -> None: ...
 
 @final
 class Records:
+    @staticmethod
+    def of_runs(runs: list[tuple[str, int, int]]) -> Records: ...
     def __len__(self) -> int: ...
     def find(self, name: str) -> int: ...
     def name(self, number: int) -> str: ...
@@ -138,13 +143,23 @@ class TensorEntry:
 @final
 class Graph:
     end: int
+    @property
+    def is_plain(self) -> bool: ...
     def __len__(self) -> int: ...
     def list_globals(self) -> list[tuple[str, str]]: ...
 
 @final
 class Part:
     def __init__(
-        self, graph: Graph, prefix: bytes = b"", suffix: bytes = b"", leaves: dict[int, int] | None = None
+        self,
+        graph: Graph,
+        prefix: bytes = b"",
+        suffix: bytes = b"",
+        leaves: dict[int, int] | None = None,
+        tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None,
+        scripts: Callable[[str, str], tuple[Container[str], Container[str]] | None] | None = None,
+        at: tuple[str, ...] = (),
+        references: list[tuple[tuple[str, ...], Any]] | None = None,
     ) -> None: ...
 
 @final
@@ -197,4 +212,7 @@ def parse(data: Buffer, origin: int = 0, is_in_source: bool = True) -> Graph: ..
 def read_directory(data: Buffer, origin: int, count: int, file_size: int) -> Records: ...
 def read_header(data: Buffer, source: Any, dtypes: DtypeTable, spellings: Spellings, data_size: int) -> Index: ...
 def read_length(data: Buffer) -> int: ...
+def read_stream(
+    data: Buffer, origin: int, limit: int, is_in_source: bool, vocabulary: Vocabulary, dtypes: DtypeTable
+) -> tuple[Graph, Records]: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

@@ -1,7 +1,7 @@
 """What a node of the graph holds: its items, each with the key that names it.
 
-A dict has its pairs, a list its values; an object has what was set and appended, its attributes, and the arguments of
-its call, as far as their meaning is known. Of a key that stands twice the last value counts, in the first place.
+A dict has its pairs, a list its values; an object has the arguments of its call, what was set and appended, and its
+attributes; a pickled module has its state dict. Of a key that stands twice the last value counts, in the first place.
 """
 
 cimport cython
@@ -9,12 +9,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from fastload._native.graph cimport (
-    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, PAIRS, SET, STATE, STR8, TEXT, TUPLE, Graph,
-    Node, Update,
+from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.calls cimport (
+    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE, SPARSE,
+    SUBCLASS, TENSOR, Call, Calls,
 )
-from fastload._native.keys cimport Keys, Text
-from fastload._native.recipe cimport MAPPING, SEQUENCE, Meaning, Recipe
+from fastload._native.graph cimport (
+    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, NEWOBJ, PAIRS, PERSID, REDUCE, SET, STATE, STR8,
+    TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of,
+)
+from fastload._native.keys cimport (
+    CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, INDICES_WORD, OFFSETS_WORD,
+    ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
+)
 from fastload._native.vector cimport reserve
 
 from fastload.errors import LimitError
@@ -24,15 +31,15 @@ cdef enum:
     BUDGET = 1_000_000
     BUDGET_PER_NODE = 16
     FEW_KEYS = 8                 # up to here keys are compared in pairs, beyond by a hash table
+    KIND_COMPONENT = 5           # a row of KINDS
 
 
-@cython.final
 cdef class Contents:
     """Gathers the items of the nodes of one graph, within a budget."""
 
-    def __cinit__(self, Graph graph, Recipe recipe, Keys keys):
+    def __cinit__(self, Graph graph, Calls calls, Keys keys):
         self.graph = graph
-        self.recipe = recipe
+        self.calls = calls
         self.keys = keys
         self.budget = BUDGET + BUDGET_PER_NODE * <uint64_t>graph.nodes_count
 
@@ -53,6 +60,8 @@ cdef class Contents:
     cdef int gather(self, uint32_t node) except -1 nogil:
         """Push the items of *node* at which a tensor may be found."""
         cdef const Node *found = &self.graph.nodes[node]
+        cdef const uint32_t *parts
+        cdef Call call
         self.is_module = False
         self.spend(1)
         if found.kind == TUPLE or found.kind == FROZENSET:
@@ -61,17 +70,33 @@ cdef class Contents:
             return self.add_appended(node)
         if found.kind == DICT:
             return self.add_set(node)
-        return self.add_call(node)
+        if found.kind == PERSID:                 # of an object that a package describes: what it is made of
+            parts = self.graph.children + self.graph.nodes[found.x].x
+            return self.add_content(parts[3], 3) if self.graph.nodes[found.x].tail == 4 else 0
+        if self.calls.base(node, &call):
+            if call.meaning.role == OPAQUE:
+                return 0
+            if call.meaning.role in (SPARSE, NESTED, TENSOR, META, OLD_TENSOR, SUBCLASS, ARRAY, FROM_BUFFER):
+                self.add_components(&call)
+                return self.add_tensor_attributes(node)
+        return self.gather_object(node)
 
-    cdef int add_item(self, uint32_t key, uint32_t value, bint is_position, bint hidden) except -1 nogil:
+    cdef int gather_object(self, uint32_t node) except -1 nogil:
+        """Push the items of an instance of whatever class."""
+        cdef Call call
+        self.calls.open_call(node, &call)
+        return self.add_call(node, &call)
+
+    cdef int add_item(self, uint32_t key, uint32_t value, uint8_t sort) except -1 nogil:
         """One item of the container that is being entered."""
         cdef Item *item
         reserve(<void **>&self.items, &self.capacity, self.count + 1, sizeof(Item))
         item = &self.items[self.count]
         item.key = key
         item.value = value
-        item.is_position = is_position
-        item.hidden = hidden
+        item.sort = sort
+        item.kind = KIND_OWN
+        item.is_submodule = False
         item.is_worth_entering = self.is_worth_entering(value)
         self.count += 1
         return 0
@@ -84,16 +109,25 @@ cdef class Contents:
     cdef int drop_plain(self, size_t first) except -1 nogil:
         """Leave out the items, from *first* on, at which there is no tensor."""
         cdef size_t i, kept = first
-        cdef uint32_t state
         for i in range(first, self.count):
             if self.items[i].is_worth_entering:
                 self.items[kept] = self.items[i]
                 kept += 1
         self.count = kept
-        for i in range(first, kept):             # a parameter may have attributes, and a tensor among them
-            state = self.recipe.state_of(self.items[i].value)
-            if state and self.is_worth_entering(state):
-                self.add_item(0, state, True, True)
+        return 0
+
+    cdef int number_tensor_keys(self, size_t first) noexcept nogil:
+        """Call the tensors that are keys, from *first* on, by their place among such keys: they have no text."""
+        cdef size_t i
+        cdef uint32_t number = 0
+        cdef Call call
+        for i in range(first, self.count):
+            if self.items[i].sort == NODE_KEY and self.calls.base(self.items[i].key, &call) and (
+                call.meaning.role == TENSOR or call.meaning.role == OLD_TENSOR
+            ):
+                self.items[i].sort = TENSOR_KEY
+                self.items[i].key = number
+                number += 1
         return 0
 
     cdef int drop_repeated(self, size_t first) except -1 nogil:
@@ -139,7 +173,7 @@ cdef class Contents:
         cdef size_t i, start = self.count
         self.spend(count)
         for i in range(count):
-            self.add_item(<uint32_t>i, self.graph.children[first + i], True, False)
+            self.add_item(<uint32_t>i, self.graph.children[first + i], POSITION_KEY)
         return self.drop_plain(start)
 
     cdef int add_appended(self, uint32_t node) except -1 nogil:
@@ -153,7 +187,7 @@ cdef class Contents:
             if update.kind == ITEMS:
                 self.spend(update.count)
                 for i in range(update.count):
-                    self.add_item(position, self.graph.children[update.first + i], True, False)
+                    self.add_item(position, self.graph.children[update.first + i], POSITION_KEY)
                     position += 1
             if at == self.graph.nodes[node].tail:
                 break
@@ -161,10 +195,25 @@ cdef class Contents:
 
     cdef int add_set(self, uint32_t node) except -1 nogil:
         """What was set by key in a dict or object."""
-        cdef uint32_t at = self.graph.nodes[node].tail
-        cdef size_t i, start = self.count, end
-        cdef Update update
+        cdef size_t i, start = self.count
         cdef bint worth = False, composite = False
+        self.add_pairs(node)
+        for i in range(start, self.count):
+            worth |= self.items[i].is_worth_entering
+            composite |= self.is_worth_entering(self.items[i].key)
+        if not worth:
+            self.count = start
+            return 0
+        self.drop_repeated(start)
+        if composite:
+            self.number_tensor_keys(start)
+        return self.drop_plain(start)
+
+    cdef int add_pairs(self, uint32_t node) except -1 nogil:
+        """The keys and values that were set, as often as they were."""
+        cdef uint32_t at = self.graph.nodes[node].tail
+        cdef size_t i
+        cdef Update update
         while at:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
@@ -172,24 +221,15 @@ cdef class Contents:
                 self.spend(update.count)
                 for i in range(0, update.count, 2):
                     self.add_item(
-                        self.graph.children[update.first + i], self.graph.children[update.first + i + 1], False, False
+                        self.graph.children[update.first + i], self.graph.children[update.first + i + 1], NODE_KEY
                     )
-                    worth |= self.items[self.count - 1].is_worth_entering
-                    composite |= self.is_worth_entering(self.graph.children[update.first + i])
             if at == self.graph.nodes[node].tail:
                 break
-        if not (worth or composite):
-            self.count = start
-            return 0
-        self.drop_repeated(start)
-        end = self.count if composite else start
-        for i in range(start, end):
-            self.add_item(0, self.items[i].key, True, True)  # a key may have a tensor in it
-        return self.drop_plain(start)
+        return 0
 
     cdef int add_listed_pairs(self, uint32_t node) except -1 nogil:
         """The pairs in a list of them, which is how Python 2 pickled an OrderedDict."""
-        cdef uint32_t at = self.graph.nodes[node].tail, child
+        cdef uint32_t at = self.graph.nodes[node].tail, position = 0, child
         cdef size_t i, start = self.count
         cdef Update update
         cdef uint32_t pair[2]
@@ -200,12 +240,12 @@ cdef class Contents:
             for i in range(update.count):
                 child = self.graph.children[update.first + i]
                 if self.two_of(child, pair):
-                    self.add_item(pair[0], pair[1], False, False)
+                    self.add_item(pair[0], pair[1], NODE_KEY)
                 else:
-                    self.add_item(0, child, True, True)
+                    self.add_content(child, position)
+                position += 1
             if at == self.graph.nodes[node].tail:
                 break
-        self.drop_repeated(start)
         return self.drop_plain(start)
 
     cdef bint two_of(self, uint32_t node, uint32_t *pair) noexcept nogil:
@@ -231,79 +271,168 @@ cdef class Contents:
             if at == found.tail:
                 return count == 2
 
-    cdef int add_state(self, uint32_t state) except -1 nogil:
-        """The attributes of an object: a dict, or a pair of dicts where it has slots."""
-        cdef const Node *found = &self.graph.nodes[state]
-        cdef uint32_t pair[2]
-        cdef int i
+    cdef int add_content(self, uint32_t node, uint32_t position) except -1 nogil:
+        """What a container holds, as if the object that is being entered held it; what is none, by its position."""
+        cdef const Node *found = &self.graph.nodes[node]
         if found.kind == DICT:
-            self.is_module = self.is_module or self.is_module_state(state)
-            return self.add_set(state)
-        if found.kind == TUPLE and self.two_of(state, pair):
-            for i in range(2):
-                if self.graph.nodes[pair[i]].kind == DICT:
-                    self.add_set(pair[i])
-                elif self.is_worth_entering(pair[i]):
-                    self.add_item(<uint32_t>i, pair[i], True, True)
-            return 0
-        if self.is_worth_entering(state):
-            return self.add_item(0, state, True, True)
+            return self.add_set(node)
+        if found.kind == LIST or found.kind == SET:
+            return self.add_appended(node)
+        if found.kind == TUPLE or found.kind == FROZENSET:
+            return self.add_values(found.x, found.tail)
+        if self.is_worth_entering(node):
+            return self.add_item(position, node, POSITION_KEY)
         return 0
 
-    cdef bint is_module_state(self, uint32_t state) except -1 nogil:
-        """Whether the attributes are those of a torch.nn.Module, however its class is called."""
-        cdef uint32_t at = self.graph.nodes[state].tail
-        cdef size_t i
-        cdef Update update
-        cdef Text text
-        cdef int found = 0
-        while at:
-            at = self.graph.updates[at].next
-            update = self.graph.updates[at]
-            self.spend(update.count)
-            for i in range(0, update.count, 2):
-                if self.graph.nodes[self.graph.children[update.first + i]].kind not in (TEXT, STR8):
-                    continue
-                self.keys.read(self.graph.children[update.first + i], &text)
-                if text.length == 11 and memcmp(text.start, b"_parameters", 11) == 0:
-                    found |= 1
-                elif text.length == 8 and memcmp(text.start, b"_buffers", 8) == 0:
-                    found |= 2
-                elif text.length == 8 and memcmp(text.start, b"_modules", 8) == 0:
-                    found |= 4
-            if at == self.graph.nodes[state].tail:
-                break
-        return found == 7
+    # Objects.
 
-    cdef int add_call(self, uint32_t node) except -1 nogil:
-        """What an object holds: its arguments as far as their meaning is known, its items and its attributes."""
-        cdef const Node *found = &self.graph.nodes[node]
-        cdef const Meaning *meaning = self.recipe.called(node)
-        cdef const Node *arguments = &self.graph.nodes[found.y]
+    cdef int add_states(self, uint32_t node) except -1 nogil:
+        """What was handed to `__setstate__` of an object: its attributes."""
+        cdef uint32_t last = self.graph.nodes[node].tail, at = last
         cdef Update update
-        cdef uint32_t at = found.tail, argument
-        cdef size_t i
-        if self.is_worth_entering(found.x):
-            self.add_item(0, found.x, True, True)
-        for i in range(arguments.tail):
-            argument = self.graph.children[arguments.x + i]
-            if meaning != NULL and meaning.role == MAPPING and self.graph.nodes[argument].kind == DICT:
-                self.add_set(argument)
-            elif meaning != NULL and meaning.role == MAPPING and self.graph.nodes[argument].kind == LIST:
-                self.add_listed_pairs(argument)
-            elif meaning != NULL and meaning.role == SEQUENCE and self.graph.nodes[argument].kind == LIST:
-                self.add_appended(argument)
-            elif self.is_worth_entering(argument):
-                self.add_item(<uint32_t>i, argument, True, True)
-        self.add_set(node)
-        self.add_appended(node)
         while at:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
             if update.kind == STATE:
                 self.add_state(self.graph.children[update.first])
-            elif update.kind == KEYWORDS and self.is_worth_entering(self.graph.children[update.first]):
-                self.add_item(0, self.graph.children[update.first], True, True)
-            if at == found.tail:
+            elif update.kind == KEYWORDS:
+                self.add_content(self.graph.children[update.first], 0)
+            if at == last:
                 break
+        return 0
+
+    cdef int add_state(self, uint32_t state) except -1 nogil:
+        """The attributes of an object: a dict, or a pair of dicts where it has slots."""
+        cdef const Node *found = &self.graph.nodes[state]
+        cdef uint32_t pair[2]
+        if found.kind == TUPLE and self.two_of(state, pair) and (
+            self.graph.nodes[pair[0]].kind == DICT or self.graph.nodes[pair[1]].kind == DICT
+        ):
+            self.add_content(pair[0], 0)
+            return self.add_content(pair[1], 1)
+        if found.kind == DICT or found.kind == LIST or found.kind == TUPLE:
+            return self.add_content(state, 0)
+        if self.is_worth_entering(state):
+            return self.add_item(STATE_WORD, state, WORD_KEY)
+        return 0
+
+    cdef int add_call(self, uint32_t node, const Call *call) except -1 nogil:
+        """What an object holds: its arguments, its items and its attributes."""
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef const Node *arguments = &self.graph.nodes[found.y]
+        cdef uint8_t role = 0 if call.meaning == NULL else call.meaning.role
+        cdef uint32_t argument
+        cdef size_t i, start = self.count
+        if self.is_worth_entering(found.x):
+            self.add_item(CALLABLE_WORD, found.x, WORD_KEY)
+        for i in range(arguments.tail):
+            argument = self.graph.children[arguments.x + i]
+            if role == MAPPING and self.graph.nodes[argument].kind == LIST:
+                self.add_listed_pairs(argument)
+            elif role == MAPPING or role == SEQUENCE or (role == REBUILD and i == 2):
+                self.add_content(argument, <uint32_t>i)
+            elif self.is_worth_entering(argument):
+                self.add_item(<uint32_t>i, argument, POSITION_KEY)
+        self.add_set(node)
+        if role == MAPPING and self.have_keys(start):
+            self.drop_repeated(start)            # of what it was made of and what was set later
+        self.add_appended(node)
+        return self.add_states(node)
+
+    cdef bint have_keys(self, size_t first) noexcept nogil:
+        """Whether all items from *first* on are called by keys of the file."""
+        cdef size_t i
+        for i in range(first, self.count):
+            if self.items[i].sort != NODE_KEY:
+                return False
+        return True
+
+    cdef int mark_items(self, size_t first, uint8_t kind, bint is_submodule) noexcept nogil:
+        """Say of the items from *first* on what tensors among them are, and whether modules among them are parts."""
+        cdef size_t i
+        for i in range(first, self.count):
+            self.items[i].kind = kind
+            self.items[i].is_submodule = is_submodule
+        return 0
+
+    # Tensors that are made of tensors, or have some as attributes.
+
+    cdef int add_components(self, const Call *call) except -1 nogil:
+        """The tensors that make up a sparse or nested one, and the items of an array of objects."""
+        cdef const Node *parts = &self.graph.nodes[call.arguments]
+        cdef const uint32_t *children
+        cdef uint32_t words[4]
+        cdef uint32_t count = 0, node
+        cdef size_t start = self.count, i
+        cdef ArrayParts array
+        if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
+            if holds_objects(self.calls, call) and find_array(self.calls, call, &array):
+                return self.add_appended(array.data)
+            return 0
+        if call.meaning.role == NESTED:
+            words[0], words[1], words[2], words[3] = VALUES_WORD, SIZES_WORD, STRIDES_WORD, OFFSETS_WORD
+            count = 4
+        elif call.meaning.role == SPARSE:
+            node = self.calls.argument(call, PARTS_ARG)
+            if not node or self.graph.nodes[node].kind != TUPLE:
+                return 0
+            parts = &self.graph.nodes[node]
+            count = self.find_sparse_words(self.calls.argument(call, LAYOUT_ARG), words)
+        else:
+            return 0
+        children = self.graph.children + parts.x
+        for i in range(parts.tail):
+            if i < count:
+                self.add_item(words[i], children[i], WORD_KEY)
+            else:
+                self.add_item(<uint32_t>i, children[i], POSITION_KEY)
+        self.drop_plain(start)
+        self.mark_items(start, KIND_COMPONENT, False)
+        return 0
+
+    cdef uint32_t find_sparse_words(self, uint32_t layout, uint32_t *words) noexcept nogil:
+        """How the components of a sparse tensor are called; returns how many there are, 0 for an unknown layout."""
+        cdef const Node *found = &self.graph.nodes[layout]
+        cdef Slice text
+        cdef const char *name
+        if found.kind == REDUCE and self.graph.nodes[found.y].tail == 1:
+            text = self.calls.text(self.graph.children[self.graph.nodes[found.y].x])
+        elif found.kind == GLOBAL:
+            text = self.calls.text(found.y)
+        else:
+            return 0
+        if text.length < 10:
+            return 0
+        name = text.start + text.length - 10
+        if memcmp(name, b"sparse_coo", 10) == 0:
+            words[0], words[1] = INDICES_WORD, VALUES_WORD
+            return 2
+        words[2] = VALUES_WORD
+        if memcmp(name, b"sparse_csr", 10) == 0 or memcmp(name, b"sparse_bsr", 10) == 0:
+            words[0], words[1] = CROW_INDICES_WORD, COL_INDICES_WORD
+            return 3
+        if memcmp(name, b"sparse_csc", 10) == 0 or memcmp(name, b"sparse_bsc", 10) == 0:
+            words[0], words[1] = CCOL_INDICES_WORD, ROW_INDICES_WORD
+            return 3
+        return 0
+
+    cdef int add_tensor_attributes(self, uint32_t node) except -1 nogil:
+        """The attributes that a tensor was given, in its own state and by the calls around the one that makes it."""
+        cdef Call call
+        cdef size_t start = self.count
+        self.calls.open_call(node, &call)
+        while True:
+            if call.node and not (call.meaning != NULL and call.meaning.role in (OLD_TENSOR, ARRAY)):
+                self.add_tensor_state(call.node)
+            if not self.calls.unwrap(&call):
+                break
+            if call.state:
+                self.add_state(call.state)
+        return self.drop_plain(start)
+
+    cdef int add_tensor_state(self, uint32_t node) except -1 nogil:
+        """The attributes in a tensor's own state; a tuple there speaks of training, as old parameters have it."""
+        cdef uint32_t state = self.calls.state_of(node)
+        if state and self.graph.nodes[state].kind == DICT:
+            return self.add_set(state)
         return 0

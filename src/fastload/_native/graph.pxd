@@ -71,8 +71,8 @@ cdef class Graph:
     cdef size_t globals_count, globals_capacity
     cdef char *arena
     cdef size_t arena_size, arena_capacity
-    cdef Py_buffer held
-    cdef bint is_held
+    cdef const char *data    # the stream
+    cdef object owner        # what holds its bytes
     cdef uint32_t root
     cdef readonly uint64_t end   # bytes of the stream, its STOP included
     cdef uint64_t origin     # where the buffer begins in the source
@@ -91,7 +91,9 @@ cdef inline int64_t int_of(const Node *node) noexcept nogil:
 cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
     """The bytes of a LONG, TEXT, STR8, BYTES or BYTEARRAY."""
     cdef Slice found
-    found.start = (graph.arena if node.flags & OWN_BYTES else <const char *>graph.held.buf) + wide(node)
+    found.start = graph.data + wide(node)
+    if node.flags & OWN_BYTES:
+        found.start = <const char *>graph.arena + wide(node)
     found.length = node.tail | (<size_t>node.high << 32)
     return found
 

@@ -5,7 +5,6 @@ object.
 """
 
 cimport cython
-from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport free
 
 
@@ -23,11 +22,14 @@ cdef class Graph:
         free(self.updates)
         free(self.globals)
         free(self.arena)
-        if self.is_held:
-            PyBuffer_Release(&self.held)
 
     def __len__(self):
         return self.nodes_count
+
+    @property
+    def is_plain(self):
+        """Whether the root is a number, a text or the like, which holds nothing."""
+        return self.nodes[self.root].kind <= BYTEARRAY
 
     def list_globals(self):
         """Every (module, name) that the stream mentions, once each, in order."""

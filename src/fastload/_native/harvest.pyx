@@ -1,7 +1,7 @@
 """The graph of a pickle → the Index: a walk from the root that finds the tensors and names them.
 
-A global outside the vocabulary is inert: its items and attributes are walked for tensors, and it stops none. A tensor
-that could not be named rightly, because only the program knows its place, is an error and never left out.
+A global outside the vocabulary is inert: what it was called with, its items and its attributes are walked for tensors,
+and it stops none.
 
 The graph may have cycles, and one node may be reached by very many paths. A node is not entered while it is on the
 path; one from which no tensor can be reached is entered once (BARREN); and the whole walk has a budget.
@@ -12,21 +12,28 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
-from fastload._native.contents cimport Contents, Item
-from fastload._native.graph cimport BARREN, GLOBAL, NEWOBJ, ON_PATH, PERSID, REDUCE, Graph, Node
-from fastload._native.index cimport DtypeTable, Index, Records, Row, Segment
+from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.calls cimport (
+    ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
+)
+from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item
+from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice
+from fastload._native.index cimport TEXT_KEY, DtypeTable, Index, Records, Row, Segment
 from fastload._native.keys cimport Keys, Text
+from fastload._native.modules cimport ModuleContents
+from fastload._native.objects cimport build_objects
 from fastload._native.names cimport add_name, append_name, find_name, index_names
-from fastload._native.recipe cimport LATER, META, TENSOR, WRAPPER, Meaning, Recipe, Vocabulary, text_of_node
+from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
 
-from fastload.errors import FastloadError, FormatError, LimitError, UnsupportedError
+from fastload.errors import FastloadError, FormatError, LimitError
 
 cdef enum:
     MAX_NAME_BYTES = 1_048_576   # of one tensor's dotted name
+    MAX_PEELED = 8               # arrays of a single object, around one another
     MAX_NESTING = 4096           # containers around a tensor: its name has as many parts
     # All names together: they may repeat a long key of the file for each tensor below it.
     ARENA_BYTES = 67_108_864
@@ -39,6 +46,8 @@ cdef struct Frame:               # a container on the path
     size_t rows                  # so many tensors there were when it was entered
     size_t pending               # and so many pending nodes
     uint8_t is_module
+    uint8_t is_joined            # the names of its items are joined to its own: a module within a module
+    uint8_t is_subclass          # a tensor whose data are its attributes
 
 
 @cython.final
@@ -53,16 +62,36 @@ cdef class Part:
         What stands before and after a storage's key in the name of its record.
     leaves : dict, optional
         Filled with the row of every node that is a tensor.
+    tensors : dict, optional
+        Of an archive that keeps its tensors outside the pickle: by key, their
+        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+    at : tuple of str
+        The keys that stand before those of the pickle in the names of its tensors.
+    references : list, optional
+        Filled with (keys, arguments) of every object that another part of the file describes.
+    scripts : function, optional
+        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers); None for one whose source
+        is not in the file.
     """
     cdef Graph graph
     cdef bytes prefix, suffix
-    cdef dict leaves
+    cdef dict leaves, tensors
+    cdef object scripts
+    cdef tuple at
+    cdef list references
 
-    def __init__(self, Graph graph not None, bytes prefix not None=b"", bytes suffix not None=b"", dict leaves=None):
+    def __init__(
+        self, Graph graph not None, bytes prefix not None=b"", bytes suffix not None=b"", dict leaves=None,
+        dict tensors=None, scripts=None, tuple at not None=(), list references=None,
+    ):
         self.graph = graph
         self.prefix = prefix
         self.suffix = suffix
         self.leaves = leaves
+        self.tensors = tensors
+        self.scripts = scripts
+        self.at = at
+        self.references = references
 
 
 @cython.final
@@ -71,7 +100,8 @@ cdef class Walk:
     cdef Graph graph
     cdef Recipe recipe
     cdef Index index
-    cdef dict leaves             # node: row of every tensor; None where nobody asks
+    cdef Part part
+    cdef size_t at_count         # keys before those of the pickle
     cdef Frame *frames
     cdef size_t depth, frames_capacity
     cdef uint32_t *pending       # left without a tensor, but in a cycle with a node that is still on the path
@@ -79,22 +109,23 @@ cdef class Walk:
     cdef char *name              # of the tensor that is being listed
     cdef size_t name_length, name_capacity
     cdef Segment *segments       # its keys
-    cdef size_t segments_capacity
+    cdef size_t segments_count, segments_capacity
     cdef Keys keys
-    cdef Contents contents
+    cdef ModuleContents contents
     cdef int64_t repeated        # the name that was found taken last, and the number to try next for it
     cdef unsigned int number
     cdef bint careful            # look at once whether a name is taken; else at the end, for all of them
 
-    def __cinit__(self, Graph graph, Recipe recipe, Index index, leaves, bint careful):
+    def __cinit__(self, Graph graph, Recipe recipe, Index index, Part part, bint careful, bint attributes):
         self.graph = graph
         self.careful = careful
         self.repeated = -1
         self.recipe = recipe
         self.index = index
-        self.leaves = leaves
+        self.part = part
+        self.at_count = len(part.at)
         self.keys = Keys(graph, recipe.vocabulary)
-        self.contents = Contents(graph, recipe, self.keys)
+        self.contents = ModuleContents(graph, recipe, self.keys, part.scripts, attributes)
         reserve(<void **>&self.name, &self.name_capacity, 64, 1)
 
     def __dealloc__(self):
@@ -117,53 +148,64 @@ cdef class Walk:
     cdef int raise_limit(self, const char *message) except -1 with gil:
         raise LimitError(message.decode())
 
-    cdef int raise_later(self, uint32_t node, const Meaning *meaning) except -1 with gil:
-        label = self.recipe.vocabulary.labels[meaning - self.recipe.vocabulary.meanings]
-        raise UnsupportedError(f"{self.place()} is {label}, which this version of fastload cannot read yet")
-
-    cdef int raise_hidden(self, const Frame *frame) except -1 with gil:
-        cdef Node *node = &self.graph.nodes[frame.node]
-        name = "an object"
-        if (node.kind == REDUCE or node.kind == NEWOBJ) and self.graph.nodes[node.x].kind == GLOBAL:
-            called = self.graph.nodes[node.x]
-            name = f"a {text_of_node(self.graph, called.x)}.{text_of_node(self.graph, called.y)}"
-        what = "a whole pickled module" if frame.is_module else "an object whose program alone knows how it is called"
-        raise UnsupportedError(
-            f"{self.place()} lies within {name}, {what}; this version of fastload reads state dicts:"
-            " load it with its program and save its state_dict()"
-        )
-
     # Names.
 
     cdef int compose(self) except -1 nogil:
         """Put the dotted name of the current item, and its keys, together."""
         cdef size_t i, length = 0
         cdef Item *item
+        cdef Segment *segment
         cdef Text text
         if self.depth > MAX_NESTING:
             return self.raise_limit("a tensor lies below more than 4096 containers")
-        reserve(<void **>&self.segments, &self.segments_capacity, self.depth + 1, sizeof(Segment))
+        reserve(<void **>&self.segments, &self.segments_capacity, self.depth + self.at_count + 1, sizeof(Segment))
+        self.segments_count = 0
+        if self.at_count:
+            length = self.begin_with_head()
         for i in range(self.depth):
             item = &self.contents.items[self.frames[i].next - 1]
-            if item.is_position:
+            if item.sort == POSITION_KEY:
                 self.keys.read_position(item.key, &text)
+            elif item.sort == WORD_KEY:
+                self.keys.read_word(item.key, &text)
+            elif item.sort == TENSOR_KEY:
+                self.keys.read_tensor_key(item.key, &text)
             else:
                 self.keys.read(item.key, &text)
                 self.contents.spend(text.length // 1024)  # an unusual key is put together anew for each tensor
             if length + text.length >= MAX_NAME_BYTES:
                 return self.raise_limit("the dotted name of a tensor is longer than a million bytes")
             reserve(<void **>&self.name, &self.name_capacity, length + text.length + 32, 1)
-            if i:
+            if length or self.segments_count:
                 self.name[length] = c"."
                 length += 1
             memcpy(self.name + length, text.start, text.length)
             length += text.length
-            self.segments[i].length = <uint32_t>text.length
-            self.segments[i].kind = text.kind
+            if self.frames[i].is_joined:         # a module has one key, the dotted name in its state dict
+                segment = &self.segments[self.segments_count - 1]
+                segment.length += <uint32_t>text.length + 1
+                segment.kind = TEXT_KEY
+            else:
+                segment = &self.segments[self.segments_count]
+                segment.length = <uint32_t>text.length
+                segment.kind = text.kind
+                self.segments_count += 1
         self.name_length = length
         if not is_ascii(self.name, length) and not is_utf8(self.name, length, True):
             return self.raise_limit("the name of a tensor is no UTF-8: the file changed while it was read")
         return 0
+
+    cdef size_t begin_with_head(self) except? 0 with gil:
+        """Put the keys before those of the pickle first; returns the length of their text."""
+        cdef size_t i
+        cdef bytes text = ".".join(self.part.at).encode("utf-8", "surrogatepass")
+        reserve(<void **>&self.name, &self.name_capacity, len(text) + 32, 1)
+        memcpy(self.name, <const char *>text, len(text))
+        for i in range(self.at_count):
+            self.segments[i].length = <uint32_t>len(self.part.at[i].encode("utf-8", "surrogatepass"))
+            self.segments[i].kind = TEXT_KEY
+        self.segments_count = self.at_count
+        return len(text)
 
     cdef int name_row(self) except -1 nogil:
         """Give the next row the current name, or its first free variant: `name#2`, `name#3`, …"""
@@ -172,7 +214,7 @@ cdef class Walk:
         cdef unsigned int number = 2
         if not self.careful:
             append_name(&self.index.names, self.name, self.name_length)
-            return self.index.add_path(self.segments, self.depth, False)
+            return self.index.add_path(self.segments, self.segments_count, False)
         reserve(<void **>&self.name, &self.name_capacity, self.name_length + 32, 1)
         added = add_name(&self.index.names, self.name, self.name_length)
         if added < 0:                            # very many may have one name: go on behind the number given last
@@ -186,50 +228,57 @@ cdef class Walk:
             added = add_name(&self.index.names, self.name, length)
             number += 1
             self.number = number
-        return self.index.add_path(self.segments, self.depth, number > 2)
+        return self.index.add_path(self.segments, self.segments_count, number > 2)
 
     # Tensors.
 
     cdef int list_tensor(self, uint32_t node, bint is_storage) except -1 nogil:
         """List the tensor, or the bare storage, that the current item is."""
         cdef Row row
-        cdef size_t i
-        for i in range(self.depth):
-            if self.frames[i].is_module or self.contents.items[self.frames[i].next - 1].hidden:
-                return self.raise_hidden(&self.frames[i])
+        cdef const Item *item
         self.contents.spend(1)
         if is_storage:
             self.recipe.read_storage(node, &row)
         else:
             self.recipe.read_tensor(node, &row)
+        if self.depth and row.kind == 0:         # a tensor and no more, by itself
+            item = &self.contents.items[self.frames[self.depth - 1].next - 1]
+            if item.kind != KIND_OWN:
+                row.kind = item.kind
         self.compose()
         if self.index.names.text_size > ARENA_BYTES + ARENA_PER_NODE * <uint64_t>self.graph.nodes_count:
             return self.raise_limit("the dotted names of the tensors are out of all proportion to the file")
         self.name_row()
         self.index.add_row(&row)
-        if self.leaves is not None:
+        if self.part.leaves is not None:
             self.note_leaf(node)
         return 0
 
     cdef int note_leaf(self, uint32_t node) except -1 with gil:
-        self.leaves.setdefault(node, self.index.names.count - 1)
+        self.part.leaves.setdefault(node, self.index.names.count - 1)
         return 0
 
     # The walk.
 
-    cdef int enter(self, uint32_t node) except -1 nogil:
-        """Go into a container: its items come next."""
+    cdef int enter(self, uint32_t node, bint is_listed, bint is_subclass) except -1 nogil:
+        """Go into a container: its items come next. A tensor that is listed is one for its attributes."""
         cdef Node *found = &self.graph.nodes[node]
         cdef Frame *frame
+        cdef bint is_submodule = False
+        if self.depth:
+            frame = &self.frames[self.depth - 1]
+            is_submodule = frame.is_module and self.contents.items[frame.next - 1].is_submodule
         reserve(<void **>&self.frames, &self.frames_capacity, self.depth + 1, sizeof(Frame))
         frame = &self.frames[self.depth]
         frame.node = node
         frame.low = 0xFFFFFFFF
         frame.first = frame.next = self.contents.count
-        frame.rows = self.index.names.count
+        frame.rows = self.index.names.count - is_listed
         frame.pending = self.pending_count
+        frame.is_subclass = is_subclass
         self.contents.gather(node)
         frame.is_module = self.contents.is_module
+        frame.is_joined = is_submodule and frame.is_module
         frame.end = self.contents.count
         found.flags |= ON_PATH
         self.depth += 1
@@ -250,6 +299,8 @@ cdef class Walk:
         self.contents.count = frame.first
         left = &self.graph.nodes[frame.node]
         left.flags &= 0xFF ^ ON_PATH
+        if frame.is_subclass and self.index.names.count == frame.rows:
+            self.list_tensor(frame.node, False)  # it has no data anywhere, and a shape
         if self.index.names.count > frame.rows:
             self.pending_count = frame.pending
             return 0
@@ -278,22 +329,78 @@ cdef class Walk:
             self.frames[self.depth - 1].low = <uint32_t>(at - 1)
         return 0
 
-    cdef int visit(self, uint32_t node) except -1 nogil:
-        """List a tensor, or go into a container."""
+    cdef int visit(self, uint32_t node, int peeled=0) except -1 nogil:
+        """List a tensor, or go into a container. So many arrays of a single object were taken off around it."""
         cdef const Node *found = &self.graph.nodes[node]
-        cdef const Meaning *meaning = self.recipe.called(node)
+        cdef Call call
         if not self.contents.is_worth_entering(node):
             return 0
         if found.flags & ON_PATH:
             return self.refer_back(node)
         if found.kind == PERSID:
-            return self.list_tensor(node, True)
-        if meaning != NULL:
-            if meaning.role == TENSOR or meaning.role == META or meaning.role == WRAPPER:
+            return self.visit_persistent(node)
+        if self.recipe.base(node, &call):
+            if call.meaning.role == LOADER:
+                return self.list_tensor(node, True)
+            if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
+                if holds_objects(self.recipe, &call):
+                    return self.enter_array(node, &call, peeled)
                 return self.list_tensor(node, False)
-            if meaning.role == LATER:
-                return self.raise_later(node, meaning)
-        return self.enter(node)
+            if call.meaning.role == TENSOR or call.meaning.role == META or (
+                call.meaning.role == OLD_TENSOR and call.node and self.recipe.state_of(call.node)
+            ):
+                self.list_tensor(node, False)
+                if call.wrappers or self.graph.nodes[node].tail:
+                    return self.enter(node, True, False)
+                return 0
+            if call.meaning.role == SUBCLASS:
+                return self.enter(node, False, True)
+        return self.enter(node, False, False)
+
+    cdef int visit_persistent(self, uint32_t node) except -1 nogil:
+        """A storage by itself, a class, or a tensor that was described outside of the pickle."""
+        cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
+        cdef Slice sort
+        if id.kind == TUPLE:
+            if id.tail:
+                sort = self.recipe.text(self.graph.children[id.x])
+                if sort.length == 6 and memcmp(sort.start, b"module", 6) == 0 and id.tail == 4 and (
+                    self.graph.nodes[self.graph.children[id.x + 1]].kind == GLOBAL
+                ):
+                    return 0
+                if sort.length == 14 and memcmp(sort.start, b"reduce_package", 14) == 0:
+                    self.note_reference(node)
+                    return self.enter(node, False, False)
+            if self.recipe.tensors is not None:
+                return 0                         # of an old archive: a class
+        elif self.recipe.tensors is not None:
+            return self.list_tensor(node, False)
+        return self.list_tensor(node, True)
+
+    cdef int note_reference(self, uint32_t node) except -1 with gil:
+        """Tell the caller where an object stands that another part of the file describes."""
+        cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
+        if self.part.references is not None and id.tail == 4:
+            self.compose()
+            at, keys = 0, []
+            for i in range(self.segments_count):
+                keys.append(self.name[at:at + self.segments[i].length].decode("utf-8", "replace"))
+                at += self.segments[i].length + 1
+            arguments = build_objects(self.graph, self.graph.children[id.x + 3], self.recipe.vocabulary, {})
+            self.part.references.append((tuple(keys), arguments))
+        return 0
+
+    cdef int enter_array(self, uint32_t node, const Call *call, int peeled) except -1 nogil:
+        """Go into an array of objects; one without dimensions is only a wrapper of the object in it."""
+        cdef ArrayParts parts
+        cdef const Node *data
+        if peeled < MAX_PEELED and find_array(self.recipe, call, &parts):
+            data = &self.graph.nodes[parts.data]
+            if self.graph.nodes[parts.shape].kind == TUPLE and self.graph.nodes[parts.shape].tail == 0 and data.tail and (
+                self.graph.updates[data.tail].next == data.tail and self.graph.updates[data.tail].count == 1
+            ):
+                return self.visit(self.graph.children[self.graph.updates[data.tail].first], peeled + 1)
+        return self.enter(node, False, False)
 
     cdef int run(self) except -1 nogil:
         cdef Frame *frame
@@ -309,11 +416,15 @@ cdef class Walk:
         return 0
 
 
-cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful) except -1:
-    cdef Recipe recipe = Recipe(part.graph, vocabulary, index, index.records, part.prefix)
-    cdef Walk walk = Walk(part.graph, recipe, index, part.leaves, careful)
+cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, bint attributes) except -1:
+    cdef Recipe recipe = Recipe(
+        part.graph, vocabulary, index, index.records, part.prefix, part.suffix, part.tensors
+    )
+    cdef Walk walk = Walk(part.graph, recipe, index, part, careful, attributes)
     if part.leaves is not None:
         part.leaves.clear()
+    if part.references is not None:
+        part.references.clear()
     vocabulary.resolve(part.graph)
     try:
         with nogil:
@@ -346,7 +457,7 @@ def harvest(
     FormatError
         A tensor's call, storage or geometry makes no sense.
     UnsupportedError
-        A storage of a class that is unknown.
+        A storage of a class, or an array of a dtype, that is unknown.
     LimitError
         The objects refer to each other in too many ways, or the names grow beyond measure.
     """
@@ -356,7 +467,7 @@ def harvest(
     for careful in (False, True):
         index = Index(source, dtypes, records, swapped)
         for part in parts:
-            walk_once(part, vocabulary, index, careful)
+            walk_once(part, vocabulary, index, careful, attributes)
         if careful or index_names(&index.names) < 0:
             break
     return index

@@ -12,11 +12,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from fastload._native.names cimport Span, find_name, free_names
+from fastload._native.names cimport Span, add_name, find_name, free_names
 from fastload._native.utf8 cimport is_ascii
 from fastload._native.vector cimport reserve
 
-from fastload.errors import LimitError
+from fastload.errors import FormatError, LimitError
 
 # How an array is made: from a storage in memory of its own, from the mapped source, or from it once the storage's
 # record has been located.
@@ -90,6 +90,21 @@ cdef class Records:
         free(self.members)
         free(self.places)
         free(self.counts)
+
+    @staticmethod
+    def of_runs(list runs not None):
+        """Records that are bare runs of bytes: (name, position, size) each."""
+        cdef Records records = Records()
+        cdef Extent *extent
+        for name, position, size in runs:
+            text = name.encode("utf-8", "surrogatepass")
+            if add_name(&records.names, text, len(text)) < 0:
+                raise FormatError(f"the file describes its storage {name!r} twice")
+            reserve(<void **>&records.extents, &records.extents_capacity, records.names.count, sizeof(Extent))
+            extent = &records.extents[records.names.count - 1]
+            extent.position = position
+            extent.size = size
+        return records
 
     cdef bint is_stored(self, uint32_t number) noexcept nogil:
         """Whether the bytes lie in the source as they are, not compressed."""

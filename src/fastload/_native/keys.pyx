@@ -7,15 +7,28 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, strlen
 
 from fastload._native.graph cimport FALSE, INT, LONG, STR8, TEXT, TRUE, Graph, Node, Slice, bytes_of, int_of
 from fastload._native.index cimport BOOL_KEY, INT_KEY, TEXT_KEY
 from fastload._native.names cimport hash_text
 from fastload._native.objects cimport Record, key_text, key_value
-from fastload._native.recipe cimport Vocabulary
+from fastload._native.calls cimport Vocabulary
 from fastload._native.utf8 cimport is_utf8, put_utf8
 from fastload._native.vector cimport reserve
+
+cdef const char *WORDS[11]
+WORDS[0] = b"indices"
+WORDS[1] = b"values"
+WORDS[2] = b"crow_indices"
+WORDS[3] = b"col_indices"
+WORDS[4] = b"ccol_indices"
+WORDS[5] = b"row_indices"
+WORDS[6] = b"sizes"
+WORDS[7] = b"strides"
+WORDS[8] = b"offsets"
+WORDS[9] = b"state"
+WORDS[10] = b"callable"
 
 
 @cython.final
@@ -73,6 +86,21 @@ cdef class Keys:
         text.start = self.made
         text.length = <size_t>snprintf(self.made, 32, "%u", position)
         text.kind = INT_KEY
+        return 0
+
+    cdef int read_word(self, uint32_t word, Text *text) except -1 nogil:
+        """The text of a name that the file does not spell out."""
+        text.start = WORDS[word]
+        text.length = strlen(WORDS[word])
+        text.kind = TEXT_KEY
+        return 0
+
+    cdef int read_tensor_key(self, uint32_t number, Text *text) except -1 nogil:
+        """What stands for a tensor that is the key of a dict, as in the optimizers of torch 0.1 to 1.1."""
+        reserve(<void **>&self.made, &self.made_capacity, 32, 1)
+        text.start = self.made
+        text.length = <size_t>snprintf(self.made, 32, "<tensor-key %u>", number)
+        text.kind = TEXT_KEY
         return 0
 
     cdef bint equal(self, uint32_t left, uint32_t right) except -1 nogil:

@@ -32,6 +32,7 @@ cdef int make_first_nodes(Graph graph) except -1 nogil
 cdef int raise_pickle(Machine *machine, const char *message) except -1 with gil
 cdef int raise_unsupported(Machine *machine, const char *message) except -1 with gil
 cdef int raise_limit(Machine *machine, const char *message) except -1 with gil
+cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil
 cdef int raise_opcode(Machine *machine, uint8_t op) except -1 with gil
 
 

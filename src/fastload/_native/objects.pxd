@@ -1,10 +1,10 @@
-"""What other walkers need of the objects: the text of an unusual dict key."""
+"""What other walkers need of the objects: plain values, and the text of an unusual dict key."""
 
 cimport cython
 from libc.stdint cimport uint32_t
 
 from fastload._native.graph cimport Graph
-from fastload._native.recipe cimport Vocabulary
+from fastload._native.calls cimport Vocabulary
 
 
 @cython.final
@@ -19,3 +19,4 @@ cdef class Record:
 
 cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node)
 cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node)
+cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves)

@@ -15,7 +15,7 @@ from fastload._native.graph cimport (
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
     is_unwieldy,
 )
-from fastload._native.recipe cimport Vocabulary
+from fastload._native.calls cimport Vocabulary
 
 from fastload.errors import FormatError, LimitError
 

@@ -8,7 +8,7 @@ two numbers in it. What a global means is for the walkers (`harvest`, `objects`)
 Opcodes: CPython's Lib/pickletools.py, which also is the oracle of the tests.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
@@ -22,14 +22,14 @@ from fastload._native.graph cimport (
     is_object, is_sequence, is_unwieldy,
 )
 from fastload._native.machine cimport (
-    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, make_first_nodes, need, pop,
+    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, grow_memo, make_first_nodes, need, pop,
     push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
 )
 from fastload._native.textargs cimport (
     push_float_line, push_int_line, push_name_line, push_string_line, push_text_line, read_decimal,
 )
 from fastload._native.utf8 cimport is_ascii, is_utf8
-from fastload._native.vector cimport reserve, zeroed
+from fastload._native.vector cimport reserve
 
 cdef enum Op:
     OP_MARK = 0x28  # (
@@ -201,26 +201,6 @@ cdef int update_top(Machine *machine, Graph graph, uint32_t kind, size_t first, 
     if node.kind != container and not is_object(node):
         return raise_pickle(machine, "items are added to a value that cannot hold them")
     return update(machine, graph, machine.stack[first - 1], kind, first)
-
-
-cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil:
-    """Make room for a memo entry."""
-    cdef uint32_t *grown
-    cdef size_t capacity
-    cdef size_t stream = machine.cursor.end - machine.cursor.start
-    # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
-    if index >= stream:
-        return raise_limit(machine, "a memo index beyond the length of the stream")
-    capacity = machine.memo_capacity * 2
-    if capacity <= index:
-        capacity = max(index + 1, stream // 16)   # a guess that suits torch's own pickles
-    grown = <uint32_t *>zeroed(capacity, sizeof(uint32_t))
-    if machine.memo_capacity:
-        memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))
-    free(machine.memo)
-    machine.memo = grown
-    machine.memo_capacity = capacity
-    return 0
 
 
 cdef inline int memo_put(Machine *machine, uint64_t index) except -1 nogil:
@@ -570,16 +550,28 @@ def parse(data, uint64_t origin=0, bint is_in_source=True):
     LimitError
         A memo index beyond the stream's length, or a decimal number of more than 4300 digits.
     """
-    cdef Graph graph = Graph()
+    cdef Graph graph
+    view = memoryview(data)
+    cdef Py_buffer held
+    PyObject_GetBuffer(view, &held, PyBUF_SIMPLE)
+    try:
+        graph = parse_at(<const uint8_t *>held.buf, held.len, origin, is_in_source, held.len)
+        graph.owner = view                       # which holds the bytes from here on
+        return graph
+    finally:
+        PyBuffer_Release(&held)
+
+
+cdef Graph parse_at(const uint8_t *start, uint64_t length, uint64_t origin, bint is_in_source, uint64_t guess):
+    """`parse` of bytes that the caller holds; room is made ahead for a pickle of about *guess* bytes."""
+    cdef Graph graph = Graph.__new__(Graph)
     cdef Machine machine
-    cdef size_t held
+    cdef size_t held = min(guess, MAX_GUESSED_BYTES)
     memset(&machine, 0, sizeof(Machine))
-    PyObject_GetBuffer(data, &graph.held, PyBUF_SIMPLE)
-    graph.is_held = True
+    graph.data = <const char *>start
     graph.origin = origin
     graph.is_in_source = is_in_source
-    held = min(<size_t>graph.held.len, MAX_GUESSED_BYTES)
-    point_at(&machine.cursor, <const uint8_t *>graph.held.buf, graph.held.len, origin)
+    point_at(&machine.cursor, start, length, origin)
     try:
         with nogil:
             # What torch's own pickles come to; untouched memory costs nothing.

@@ -43,6 +43,7 @@ cdef enum:
     LOCATOR64_SIGNATURE = 0x07064B50
     CENTRAL_BYTES = 46       # of a directory entry, without its name, extra field and comment
     LOCAL_BYTES = 30         # of a local header, likewise
+    COUNT_BYTES = 8          # before a storage of a legacy stream
     END_BYTES = 22
     END64_BYTES = 56
     LOCATOR64_BYTES = 20
@@ -321,6 +322,38 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
         PyBuffer_Release(&held)
 
 
+cdef int raise_count(Records records, uint32_t number, uint64_t count) except -1 with gil:
+    raise FormatError(
+        f"storage {records.name(number)!r} has {records.counts[number]:,} elements in the pickle and {count:,} where it"
+        " lies",
+        offset=records.extents[number].position - COUNT_BYTES,
+    )
+
+
+cdef int locate_counted(
+    Records records, uint32_t number, const uint8_t *header, uint64_t available, uint64_t *position
+) except -1 nogil:
+    """The same of a storage before which stands its number of elements."""
+    cdef Cursor cursor
+    cdef uint64_t count = 0
+    point_at(&cursor, header, available, records.extents[number].position - COUNT_BYTES)
+    read_u64(&cursor, &count)
+    if count != records.counts[number]:
+        return raise_count(records, number, count)
+    position[0] = records.extents[number].position
+    return 0
+
+
+cdef inline void find_header(Records records, uint32_t number, uint64_t *position, size_t *size) noexcept nogil:
+    """Where what `locate` must be given stands, and how long it is."""
+    if records.counts != NULL:
+        position[0] = records.extents[number].position - COUNT_BYTES
+        size[0] = COUNT_BYTES
+    else:
+        position[0] = records.extents[number].position
+        size[0] = LOCAL_BYTES + records.names.spans[number].length
+
+
 cdef int locate(
     Records records, uint32_t number, const uint8_t *header, uint64_t available, uint64_t *position
 ) except -1 nogil:
@@ -332,6 +365,8 @@ cdef int locate(
     cdef uint16_t flags = 0, method = 0, name_length = 0, extra_length = 0
     cdef uint32_t signature = 0, crc = 0, stored = 0, size = 0
     cdef const uint8_t *name
+    if records.counts != NULL:
+        return locate_counted(records, number, header, available, position)
     point_at(&cursor, header, available, origin)
     read_u32(&cursor, &signature)
     if signature != LOCAL_SIGNATURE:
@@ -402,7 +437,10 @@ def local_header(Records records not None, uint32_t number):
     """(position, size) of what `locate_record` must be given: a record's local header but for its extra field."""
     if number >= records.names.count:
         raise IndexError(number)
-    return records.extents[number].position, LOCAL_BYTES + records.names.spans[number].length
+    cdef uint64_t position = 0
+    cdef size_t size = 0
+    find_header(records, number, &position, &size)
+    return position, size
 
 
 def locate_record(Records records not None, uint32_t number, header):
@@ -422,17 +460,17 @@ def locate_record(Records records not None, uint32_t number, header):
 
 def locate_in_file(Records records not None, uint32_t number, int descriptor, uint64_t origin=0):
     """`locate_record` with the header read from an open file, in which the source begins at byte *origin*."""
-    cdef uint64_t place = 0
+    cdef uint64_t place = 0, position = 0
     cdef uint8_t *header = NULL
-    cdef size_t room = 0, size
+    cdef size_t room = 0, size = 0
     cdef int64_t count
     if number >= records.names.count:
         raise IndexError(number)
-    size = LOCAL_BYTES + records.names.spans[number].length
+    find_header(records, number, &position, &size)
     reserve(<void **>&header, &room, size, 1)
     try:
         with nogil:
-            count = read_at(descriptor, header, size, origin + records.extents[number].position)
+            count = read_at(descriptor, header, size, origin + position)
             if count < 0:
                 raise_unreadable()
             locate(records, number, header, <uint64_t>count, &place)

@@ -41,6 +41,10 @@ class Archive(NamedTuple):
         """The number of the record *name* below P, or -1."""
         return self.records.find(self.root + name)
 
+    def prefix(self, folder: str) -> bytes:
+        """What the names of the records in a *folder* below P begin with."""
+        return (self.root + folder).encode("utf-8", "surrogateescape")
+
 
 def is_zip(head: bytes) -> bool:
     """Whether a file that begins with *head* is a zip archive, of whatever sort."""

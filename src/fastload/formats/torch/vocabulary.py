@@ -6,10 +6,14 @@ is inert: it is recorded, never resolved, and stops no tensor.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastload._native import Vocabulary
-from fastload.dtypes import TORCH_DTYPES, TORCH_STORAGES
+from fastload.dtypes import CODES, TORCH_DTYPES, TORCH_STORAGES, numpy_dtype
+from fastload.entry import Quantization
+from fastload.formats.torch.numpy_values import numpy_dtype_of
 from fastload.formats.torch.values import MAKERS, mapping
 
 __all__ = ["VOCABULARY"]
@@ -24,49 +28,68 @@ class Global(NamedTuple):
     dtype: int = 0
     kind: str = "tensor"
     arguments: str = ""
-    label: str = ""
 
 
-def _tensor(module: str, name: str, arguments: str) -> Global:
-    return Global(module, name, "tensor", arguments=arguments)
+def _tensor(name: str, arguments: str) -> Global:
+    return Global("torch._utils", name, "tensor", arguments=arguments)
 
 
-def _parameter(module: str, name: str, arguments: str) -> Global:
-    return Global(module, name, "wrapper", kind="parameter", arguments=arguments)
+def _wrapper(module: str, name: str, arguments: str, kind: str = "tensor") -> Global:
+    return Global(module, name, "wrapper", kind=kind, arguments=arguments)
 
 
-def _later(module: str, name: str, label: str) -> Global:
-    return Global(module, name, "later", label=label)
-
+_NUMPY_CORES = ("numpy.core", "numpy._core")  # before and since NumPy 2
+_BUILTINS = ("builtins", "__builtin__")  # of Python 3 and 2
+_OLD_TENSORS = ("Double", "Float", "Half", "Long", "Int", "Short", "Char", "Byte", "Bool", "BFloat16")
 
 GLOBALS = (
     # Functions that make a tensor. `requires_grad` and `hooks` concern training and are ignored.
-    _tensor("torch._utils", "_rebuild_tensor", "storage offset size stride"),
-    _tensor("torch._utils", "_rebuild_tensor_v2", "storage offset size stride requires_grad hooks metadata?"),
-    _tensor("torch._utils", "_rebuild_tensor_v3", "storage offset size stride requires_grad hooks dtype metadata?"),
+    _tensor("_rebuild_tensor", "storage offset size stride"),
+    _tensor("_rebuild_tensor_v2", "storage offset size stride requires_grad hooks metadata?"),
+    _tensor("_rebuild_tensor_v3", "storage offset size stride requires_grad hooks dtype metadata?"),
+    _tensor("_rebuild_qtensor", "storage offset size stride quantizer requires_grad hooks"),
     Global("torch._utils", "_rebuild_meta_tensor_no_storage", "meta", arguments="dtype size stride requires_grad"),
-    _parameter("torch._utils", "_rebuild_parameter", "tensor requires_grad hooks"),
-    _parameter("torch._utils", "_rebuild_parameter_with_state", "tensor requires_grad hooks state"),
-    # Tensors of other sorts: each must be known, since its parts would else be listed as if they were it.
-    _later("torch._utils", "_rebuild_qtensor", "a quantised tensor"),
-    _later("torch._utils", "_rebuild_sparse_tensor", "a sparse tensor"),
-    _later("torch._utils", "_rebuild_sparse_csr_tensor", "a sparse tensor"),
-    _later("torch._utils", "_rebuild_nested_tensor", "a nested tensor"),
-    _later("torch._utils", "_rebuild_wrapper_subclass", "a tensor of a wrapper subclass"),
-    _later("torch._utils", "_rebuild_device_tensor_from_numpy", "a device tensor kept as a numpy array"),
-    _later("torch._utils", "_rebuild_xla_tensor", "a device tensor kept as a numpy array"),
-    _later("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", "a device tensor kept as a CPU tensor"),
-    _later("torch._tensor", "_rebuild_from_type_v2", "a tensor subclass, or a tensor with attributes"),
-    _later("torch._tensor", "_rebuild_from_type", "a tensor subclass, or a tensor with attributes"),
-    _later("torch.tensor", "_rebuild_from_type", "a tensor subclass, or a tensor with attributes"),
-    _later("torch.storage", "_load_from_bytes", "a tensor of a plain pickle"),
-    _later("torch.nn.parameter", "UninitializedParameter", "an uninitialised parameter"),
-    _later("torch.nn.parameter", "UninitializedBuffer", "an uninitialised buffer"),
-    *(
-        _later(f"numpy.{core}.{module}", name, "a numpy array")
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
+    Global(
+        "torch._utils",
+        "_rebuild_wrapper_subclass",
+        "subclass",
+        arguments="class dtype size stride start layout device requires_grad",
     ),
+    # Functions that make a tensor of tensors.
+    Global("torch._utils", "_rebuild_sparse_tensor", "sparse", arguments="layout parts"),
+    Global("torch._utils", "_rebuild_sparse_csr_tensor", "sparse", arguments="layout parts"),
+    Global("torch._utils", "_rebuild_nested_tensor", "nested"),
+    # Functions that add something to a tensor.
+    _wrapper("torch._utils", "_rebuild_parameter", "tensor requires_grad hooks", "parameter"),
+    _wrapper("torch._utils", "_rebuild_parameter_with_state", "tensor requires_grad hooks state", "parameter"),
+    _wrapper("torch._utils", "_rebuild_device_tensor_from_numpy", "tensor dtype device requires_grad"),
+    _wrapper("torch._utils", "_rebuild_xla_tensor", "tensor dtype device requires_grad"),
+    _wrapper("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", "tensor dtype device requires_grad"),
+    *(
+        _wrapper(module, "Parameter", "tensor? requires_grad?", "parameter")  # of torch 0.1 to 0.4
+        for module in ("torch.nn.parameter", "torch.nn")
+    ),
+    _wrapper("torch.nn.parameter", "Buffer", "tensor? requires_grad?", "buffer"),
+    _wrapper("torch.autograd.variable", "Variable", "tensor? requires_grad?"),  # of torch 0.1 to 0.3
+    Global("torch._tensor", "_rebuild_from_type_v2", "from_type", arguments="function class arguments state"),
+    Global("torch._tensor", "_rebuild_from_type", "from_type", arguments="function class arguments state"),
+    Global("torch.tensor", "_rebuild_from_type", "from_type", arguments="function class arguments state"),
+    # Classes of tensors of torch 0.1.
+    *(
+        Global(module, f"{name}Tensor", "old_tensor")
+        for module in ("torch", "torch.cuda")
+        for name in _OLD_TENSORS
+    ),
+    # A storage of a plain pickle: its bytes are a whole file.
+    Global("torch.storage", "_load_from_bytes", "loader", arguments="data"),
+    # Arrays of NumPy, and the bytes of their elements.
+    *(Global(f"{core}.multiarray", "_reconstruct", "array") for core in _NUMPY_CORES),
+    *(
+        Global(f"{core}.numeric", "_frombuffer", "from_buffer", arguments="data dtype size order")
+        for core in _NUMPY_CORES
+    ),
+    Global("_codecs", "encode", "encode"),
+    *(Global(module, name, "encode") for module in _BUILTINS for name in ("bytes", "bytearray")),
     # Classes of storages. Their module is ignored, as torch does: `torch.cuda.FloatStorage` holds floats too.
     *(Global(None, name, "storage", code) for name, code in TORCH_STORAGES.items()),
     Global(None, "UntypedStorage", "storage", TORCH_DTYPES["uint8"]),
@@ -80,10 +103,43 @@ GLOBALS = (
     Global("collections", "deque", "sequence"),
     *(
         Global(module, name, role)
-        for module in ("builtins", "__builtin__")
+        for module in _BUILTINS
         for name, role in (("dict", "mapping"), ("list", "sequence"), ("set", "sequence"), ("frozenset", "sequence"))
     ),
+    # Typed containers of TorchScript.
+    *(
+        Global("torch.jit._pickle", name, "sequence")
+        for name in (
+            "build_intlist",
+            "build_doublelist",
+            "build_boollist",
+            "build_tensorlist",
+            "build_complexlist",
+            "restore_type_tag",
+        )
+    ),
+    # An instance of a class that is a dict, list or the like, as protocols 0 and 1 write it.
+    *(Global(module, "_reconstructor", "rebuild") for module in ("copyreg", "copy_reg")),
+    # Its state is a tensor, and nobody's weights.
+    Global("torch._C", "Generator", "opaque"),
 )
 
 
-VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping)
+def _array_dtype(args: tuple[Any, ...], state: object) -> tuple[str, np.dtype[Any], bool] | None:
+    """What the core is to take a pickled NumPy dtype for: the name of a row of `DTYPES` where one describes it.
+
+    Returns
+    -------
+    tuple or None
+        (name, dtype, whether its bytes are big-endian); None for a dtype that cannot be had.
+    """
+    dtype = numpy_dtype_of(args, state)
+    if dtype is None:
+        return None
+    native = dtype.newbyteorder("=")
+    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
+        return native.name, native, dtype.byteorder == ">"
+    return dtype.str if dtype.names is None else str(dtype.descr), dtype, False
+
+
+VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping, _array_dtype, Quantization)

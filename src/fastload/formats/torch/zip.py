@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastload import dtypes
-from fastload._native import Graph, Index, Part, build, build_state, harvest
+from fastload._native import Index
 from fastload.errors import FormatError, UnsupportedError
-from fastload.formats.torch import archive
-from fastload.formats.torch.vocabulary import VOCABULARY
+from fastload.formats.torch import archive, saved
 from fastload.options import Options
 from fastload.source import Source
 
@@ -36,44 +34,30 @@ def index(source: Source, options: Options) -> Index:
     UnsupportedError
         An archive of something else.
     """
-    return _harvest(source, options)[1]
+    return saved.index(_saved(source), source, options)
 
 
 def metadata(source: Source, index: Index) -> dict[str, Any]:
     """The archive's small texts, and `_metadata` of the state dict, which has the versions of its modules."""
-    found = archive.metadata(source)
-    state = build_state(_parse(source), VOCABULARY)
-    if isinstance(state, dict) and "_metadata" in state:
-        found["_metadata"] = state["_metadata"]
-    return found
+    return {**archive.metadata(source), **saved.state_metadata(_saved(source))}
 
 
 def objects(source: Source, options: Options) -> Any:
     """The saved object as plain Python values; tensors are their entries, unknown classes are records."""
-    leaves: dict[int, int] = {}
-    graph, index = _harvest(source, options, leaves)
-    return build(graph, VOCABULARY, {node: index.entry(row) for node, row in leaves.items()})
+    return saved.objects(_saved(source), source, options)
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
-    return _parse(source).list_globals()
+    return _saved(source).graph.list_globals()
 
 
-def _harvest(source: Source, options: Options, leaves: dict[int, int] | None = None) -> tuple[Graph, Index]:
-    opened = archive.open_archive(source)
-    graph = _parse(source)
-    prefix = f"{opened.root}data/".encode("utf-8", "surrogateescape")
-    part = Part(graph, prefix, leaves=leaves)
-    found = harvest([part], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes)
-    return graph, found
-
-
-def _parse(source: Source) -> Graph:
+def _saved(source: Source) -> saved.Saved:
     opened = archive.open_archive(source)
     if opened.find("data.pkl") < 0:
         _refuse(opened)
-    return archive.parse_record(source, opened, "data.pkl")
+    graph = archive.parse_record(source, opened, "data.pkl")
+    return saved.Saved(graph, opened.records, opened.prefix("data/"), opened.swapped)
 
 
 def _refuse(opened: archive.Archive) -> None:

@@ -1,0 +1,123 @@
+"""NumPy's array file (.npy): one array, or one of Python objects, as MMdnn keeps its weights.
+
+    "\\x93NUMPY", version in 2 bytes, length of the header, the header (a dict as Python writes it), the data
+
+The one array has the empty name. Objects are a pickle, which `numpy.load` refuses, or runs whatever it says: MMdnn's
+`X.npy` is a 0-d array of one dict of dicts of arrays, whose names here are layer.parameter.
+
+Format: numpy/lib/format.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastload import dtypes
+from fastload._native import KINDS, Index, Records, add_storage, append, finish, parse
+from fastload.dtypes import CODES
+from fastload.errors import FormatError, UnsupportedError
+from fastload.formats.torch import saved
+from fastload.options import Options
+from fastload.source import Source
+
+NAME = "npy"
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER_BYTES = 65_536  # NumPy's own are a few hundred bytes; those of version 1 cannot be longer
+OBJECTS = re.compile(r"[<>|=]?O\d*")
+PLAIN = re.compile(r"[<>|=]?[?biufc]\d*")
+
+
+class _Header(NamedTuple):
+    """What the header says, and where the data begin."""
+
+    descr: str
+    fortran: bool
+    shape: tuple[int, ...]
+    data: int
+
+
+def probe(source: Source, head: bytes) -> bool:
+    """Whether a file that begins with *head* is an array file."""
+    return head.startswith(MAGIC)
+
+
+def index(source: Source, options: Options) -> Index:
+    """Describe the array, or the arrays among its objects.
+
+    Raises
+    ------
+    FormatError
+        The header makes no sense, or the data are no sound pickle.
+    UnsupportedError
+        An array of texts, times or records by itself.
+    """
+    header = _header(source)
+    if OBJECTS.fullmatch(header.descr):
+        return saved.index(_saved(source, header), source, options)
+    dtype = np.dtype(header.descr) if PLAIN.fullmatch(header.descr) else None
+    if dtype is None or dtype.name not in CODES or dtype.byteorder == ">":
+        raise UnsupportedError(f"is an array of {header.descr!r}, which cannot be read: use numpy.load")
+    found = Index(source, dtypes.TABLE)
+    size = dtype.itemsize
+    strides = []
+    for length in header.shape if header.fortran else header.shape[::-1]:
+        strides.append(size // dtype.itemsize)
+        size *= length
+    storage = add_storage(found, header.data, size, source.size)
+    strides = strides if header.fortran else strides[::-1]
+    append(found, (), CODES[dtype.name], header.shape, strides=strides, storage=storage, kind=KINDS.index("numpy"))
+    finish(found)
+    return found
+
+
+def metadata(source: Source, index: Index) -> dict[str, Any]:
+    """What the file keeps about the arrays as a whole: nothing."""
+    return {}
+
+
+def objects(source: Source, options: Options) -> Any:
+    """The objects of the array as plain Python values; arrays are their entries. Nothing, of any other array."""
+    header = _header(source)
+    return saved.objects(_saved(source, header), source, options) if OBJECTS.fullmatch(header.descr) else {}
+
+
+def list_globals(source: Source) -> list[tuple[str, str]]:
+    """(module, name) of every global that the pickle names, once each."""
+    header = _header(source)
+    return _saved(source, header).graph.list_globals() if OBJECTS.fullmatch(header.descr) else []
+
+
+def verify(source: Source, index: Index) -> None:
+    """Check what `index` has left unchecked: nothing."""
+
+
+def _saved(source: Source, header: _Header) -> saved.Saved:
+    return saved.Saved(parse(source.fetch(header.data, source.size - header.data), header.data), Records())
+
+
+def _header(source: Source) -> _Header:
+    version = source.fetch(6, 2)[0]
+    if version not in (1, 2, 3):
+        raise UnsupportedError(f"is a NumPy array file of version {version}, which does not exist yet")
+    width = 2 if version == 1 else 4
+    length = int.from_bytes(source.fetch(8, width), "little")
+    if length > MAX_HEADER_BYTES:
+        raise FormatError(f"the header claims {length:,} bytes, which no array needs", offset=8)
+    text = bytes(source.fetch(8 + width, length)).decode("utf-8" if version == 3 else "latin-1", "replace")
+    try:
+        fields = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        fields = None
+    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
+        raise FormatError("the header is not the dict of descr, fortran_order and shape that it should be", offset=8)
+    descr, shape = fields["descr"], fields["shape"]
+    if not isinstance(descr, str):
+        raise UnsupportedError(f"is an array of records, {descr!r:.80}, which cannot be read: use numpy.load")
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise FormatError(f"the header has no shape: {shape!r:.80}", offset=8)
+    return _Header(descr, bool(fields["fortran_order"]), shape, 8 + width + length)

@@ -1,0 +1,56 @@
+"""A pickled object and the storages beside it, however they are kept: what the torch formats share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fastload import dtypes
+from fastload._native import Graph, Index, Part, Records, build, build_state, harvest
+from fastload.formats.torch.vocabulary import VOCABULARY
+from fastload.options import Options
+from fastload.source import Source
+
+__all__ = ["Saved", "index", "objects", "state_metadata"]
+
+
+class Saved(NamedTuple):
+    """A pickled object.
+
+    Attributes
+    ----------
+    graph : Graph
+        Its pickle.
+    records : Records
+        The storages.
+    prefix : bytes
+        What stands before a storage's key in the name of its record.
+    swapped : bool
+        Whether they are big-endian.
+    tensors : dict or None
+        Of an archive that keeps its tensors outside the pickle; see `_native.Part`.
+    """
+
+    graph: Graph
+    records: Records
+    prefix: bytes = b""
+    swapped: bool = False
+    tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None
+
+
+def index(saved: Saved, source: Source, options: Options, leaves: dict[int, int] | None = None) -> Index:
+    """The tensors of a pickled object; *leaves* is filled with the row of every node that is one."""
+    part = Part(saved.graph, saved.prefix, leaves=leaves, tensors=saved.tensors)
+    return harvest([part], VOCABULARY, source, dtypes.TABLE, saved.records, saved.swapped, options.attributes)
+
+
+def objects(saved: Saved, source: Source, options: Options) -> Any:
+    """The object as plain Python values; tensors are their entries, unknown classes are records."""
+    leaves: dict[int, int] = {}
+    found = index(saved, source, options, leaves)
+    return build(saved.graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
+
+
+def state_metadata(saved: Saved) -> dict[str, Any]:
+    """`_metadata` of a state dict, which has the versions of its modules; nothing where there is none."""
+    state = build_state(saved.graph, VOCABULARY)
+    return {"_metadata": state["_metadata"]} if isinstance(state, dict) and "_metadata" in state else {}

@@ -1,0 +1,247 @@
+"""The tar archive of torch before 0.1.10.
+
+    storages   pickle(n); n × { pickle((key, location, class)); number of elements in 8 bytes; the elements };
+               pickle([(view key, root key, offset in elements, number of elements), …])
+    tensors    pickle(n); n × { pickle((key, storage key, class)); number of dimensions in 4 bytes; 4 bytes of nothing;
+               the sizes, the strides, the offset, in 8 bytes each }
+    pickle     the object, in which the keys of the tensors are persistent ids
+
+Format: `torch/serialization.py`, `legacy_load`, of torch 2.13.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+from typing import Any, NamedTuple
+
+from fastload import dtypes
+from fastload._native import Index, Record, Records, build, parse
+from fastload.dtypes import DTYPES, TORCH_STORAGES
+from fastload.errors import FormatError, TruncatedError, UnsupportedError
+from fastload.formats.torch import saved
+from fastload.formats.torch.vocabulary import VOCABULARY
+from fastload.options import Options
+from fastload.source import Source
+
+NAME = "pytorch-tar"
+
+MEMBERS = ("storages", "tensors", "pickle")
+BLOCK_BYTES = 512  # of a tar archive: its headers, and what its members are filled up to
+MAX_MEMBERS = 64  # that are looked at; there are four
+WINDOW_BYTES = 1 << 16  # of a member that is read at a time
+MAX_DIMENSIONS = 1 << 16
+
+
+class _Member(NamedTuple):
+    """A member of the archive: where its bytes lie in the file."""
+
+    position: int
+    size: int
+
+
+def probe(source: Source, head: bytes) -> bool:
+    """Whether *source* is a tar archive with the three members."""
+    return _is_tar(head) and _members(source) is not None
+
+
+def index(source: Source, options: Options) -> Index:
+    """Describe every tensor; of the storages nothing is read.
+
+    Raises
+    ------
+    TruncatedError
+        A member ends too early.
+    FormatError
+        The members contradict each other.
+    """
+    return saved.index(_saved(source), source, options)
+
+
+def metadata(source: Source, index: Index) -> dict[str, Any]:
+    """What the archive keeps about the tensors as a whole: nothing."""
+    return {}
+
+
+def objects(source: Source, options: Options) -> Any:
+    """The saved object as plain Python values; tensors are their entries, unknown classes are records."""
+    return saved.objects(_saved(source), source, options)
+
+
+def list_globals(source: Source) -> list[tuple[str, str]]:
+    """(module, name) of every global that the pickle of the object names, once each."""
+    return _saved(source).graph.list_globals()
+
+
+def verify(source: Source, index: Index) -> None:
+    """Check what `index` has left unchecked: nothing, since it reads all but the elements."""
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether *head* is the header of a tar member, of whatever dialect: by its checksum."""
+    if len(head) < BLOCK_BYTES:
+        return False
+    try:
+        stored = int(head[148:156].split(b"\0")[0].strip() or b"-", 8)
+    except ValueError:
+        return False
+    return sum(head[:148]) + 8 * ord(" ") + sum(head[156:BLOCK_BYTES]) == stored
+
+
+class _Reader(io.RawIOBase):
+    """A Source as the file object that `tarfile` wants."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), max(self._source.size - self._at, 0))
+        buffer[:count] = self._source.fetch(self._at, count) if count else b""
+        self._at += count
+        return count
+
+
+def _members(source: Source) -> dict[str, _Member] | None:
+    """The three members; None where one is missing."""
+    found: dict[str, _Member] = {}
+    try:
+        with tarfile.open(fileobj=_Reader(source), mode="r:") as archive:
+            for number, member in enumerate(archive):
+                if number >= MAX_MEMBERS:
+                    break
+                if member.isreg() and member.name in MEMBERS:
+                    found[member.name] = _Member(member.offset_data, member.size)
+    except (tarfile.TarError, ValueError, OverflowError):
+        return None
+    return found if len(found) == len(MEMBERS) else None
+
+
+class _Section:
+    """Reads pickles and numbers from a member, one after the other."""
+
+    def __init__(self, source: Source, member: _Member, name: str) -> None:
+        self._source = source
+        self._end = member.position + member.size
+        self._name = name
+        self.at = member.position
+
+    def take(self, count: int) -> memoryview:
+        """The next *count* bytes."""
+        if self.at > self._source.size or count > min(self._end, self._source.size) - self.at:
+            raise TruncatedError(f"the member {self._name!r} of the archive ends too early", offset=self.at)
+        data = self._source.fetch(self.at, count)
+        self.at += count
+        return data
+
+    def skip(self, count: int) -> None:
+        """Step over *count* bytes."""
+        self.take(0)
+        if count > min(self._end, self._source.size) - self.at:
+            raise TruncatedError(f"the member {self._name!r} of the archive ends too early", offset=self.at)
+        self.at += count
+
+    def number(self, format: str) -> int:
+        """The next number, little-endian, of a `struct` format."""
+        value: int = struct.unpack(f"<{format}", self.take(struct.calcsize(f"<{format}")))[0]
+        return value
+
+    def unpickle(self) -> Any:
+        """The next pickle, as plain values and records."""
+        left = min(self._end, self._source.size) - self.at
+        window = min(left, WINDOW_BYTES)
+        while True:
+            try:
+                graph = parse(self._source.fetch(self.at, window), self.at)
+                break
+            except TruncatedError:
+                if window == left:
+                    raise
+                window = min(left, window * 16)
+        self.at += graph.end
+        return build(graph, VOCABULARY, {})
+
+    def count(self) -> int:
+        """The next pickle, which is a count."""
+        value = self.unpickle()
+        if type(value) is not int or value < 0:
+            raise FormatError(f"the member {self._name!r} of the archive begins with no count", offset=self.at)
+        return value
+
+    def row(self, length: int) -> tuple[Any, ...]:
+        """The next pickle, which is a tuple of *length*."""
+        value = self.unpickle()
+        if not isinstance(value, tuple) or len(value) != length:
+            raise FormatError(f"the member {self._name!r} of the archive holds no tuple of {length}", offset=self.at)
+        return value
+
+
+def _saved(source: Source) -> saved.Saved:
+    members = _members(source)
+    assert members is not None
+    runs, codes, views = _read_storages(_Section(source, members["storages"], "storages"))
+    records = Records.of_runs([(key, position, size) for key, (position, size) in runs.items()])
+    numbers = {key: number for number, key in enumerate(runs)}
+    tensors = {}
+    section = _Section(source, members["tensors"], "tensors")
+    for _ in range(section.count()):
+        key, storage, _class = section.row(3)
+        ndim = section.number("i")
+        section.skip(4)
+        if not 0 <= ndim < MAX_DIMENSIONS:
+            raise FormatError(f"tensor {key!r} of the archive has {ndim} dimensions", offset=section.at)
+        geometry = struct.unpack(f"<{2 * ndim + 1}q", section.take(8 * (2 * ndim + 1)))
+        root, base, _size = views.get(str(storage), (str(storage), 0, 0))
+        if root not in numbers:
+            raise FormatError(f"tensor {key!r} of the archive is of storage {storage!r}, which is not there")
+        if min(geometry) < 0:
+            raise FormatError(f"tensor {key!r} of the archive has a negative size, stride or offset")
+        tensors[str(key)] = (
+            codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim]
+        )
+    pickled = members["pickle"]
+    size = max(min(pickled.size, source.size - pickled.position), 0)
+    graph = parse(source.fetch(pickled.position, size), pickled.position)
+    return saved.Saved(graph, records, tensors=tensors)
+
+
+def _read_storages(
+    section: _Section,
+) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, tuple[str, int, int]]]:
+    """The places of the storages, their dtypes, and the parts of them that are storages by themselves, by key."""
+    runs: dict[str, tuple[int, int]] = {}
+    codes: dict[str, int] = {}
+    for _ in range(section.count()):
+        key, _location, made_by = section.row(3)
+        code = TORCH_STORAGES.get(made_by.name) if isinstance(made_by, Record) else None
+        if code is None:
+            raise UnsupportedError(f"storage {key!r} of the archive is of an unknown class: {made_by}")
+        count = section.number("q")
+        if count < 0:
+            raise FormatError(f"storage {key!r} of the archive has a negative size", offset=section.at)
+        size = count * DTYPES[code].bits // 8
+        runs[str(key)] = (section.at, size)
+        codes[str(key)] = code
+        section.skip(size)
+    views: dict[str, tuple[str, int, int]] = {}
+    listed = section.unpickle()
+    for view in listed if isinstance(listed, list) else []:
+        if not isinstance(view, tuple) or len(view) != 4 or type(view[2]) is not int or view[2] < 0:
+            raise FormatError("a view of a storage in the archive is described in an unknown way", offset=section.at)
+        views[str(view[0])] = (str(view[1]), view[2], view[3])
+    return runs, codes, views
