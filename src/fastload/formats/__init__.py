@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from fastload._native import Index, parse
-from fastload.errors import FastloadError, TruncatedError, UnknownFormatError, UnsupportedError
-from fastload.formats import safetensors
+from fastload.errors import FastloadError, TruncatedError, UnsupportedError
+from fastload.formats import foreign, gzipped, nemo, safetensors
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
@@ -54,28 +54,16 @@ class Container(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
-CONTAINERS: tuple[Container, ...] = ()
+CONTAINERS: tuple[Container, ...] = (gzipped, nemo)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file of torch 0.1.10 to 1.5
 _NOT_YET = "which this version of fastload cannot read yet"
 
-# What is no checkpoint of ours and known all the same: the mark, where it stands, and what to say.
-FOREIGN = (
-    (0, b"PYTORCH1", UnsupportedError, "is a preview archive of torch 1.0, which torch itself no longer reads"),
+# What a later version will read: the mark, where it stands, and what to say.
+LATER = (
     (0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),
     (0, b"\x93NUMPY", UnsupportedError, f"is a NumPy array (.npy), {_NOT_YET}: use numpy.load"),
-    (0, b"GGUF", UnsupportedError, "is a GGUF file: use the gguf package"),
-    (0, b"\x89HDF\r\n", UnsupportedError, "is an HDF5 file (Keras?): use h5py"),
-    (0, b"\x1f\x8b", UnsupportedError, f"is compressed with gzip, {_NOT_YET}: unpack it first"),
-    (0, b"BZh", UnsupportedError, "is compressed with bzip2: unpack it first"),
-    (0, b"\xfd7zXZ\0", UnsupportedError, "is compressed with xz: unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", UnsupportedError, "is compressed with zstd: unpack it first"),
-    (0, b"7z\xbc\xaf\x27\x1c", UnsupportedError, "is a 7z archive: unpack it first"),
-    (0, b"Rar!", UnsupportedError, "is a RAR archive: unpack it first"),
-    (257, b"ustar", UnsupportedError, f"is a tar archive (torch before 0.1.10, or .nemo), {_NOT_YET}"),
-    (0, b"version https://git-lfs", UnknownFormatError, "is a git-lfs pointer and not the file: run `git lfs pull`"),
-    (0, b"\x89PNG", UnknownFormatError, "is a PNG image"),
-    (0, b"%PDF", UnknownFormatError, "is a PDF document"),
+    (257, b"ustar", UnsupportedError, f"is a tar archive of torch before 0.1.10, {_NOT_YET}"),
 )
 # A tar without "ustar", as torch before 0.1.10 may have written.
 _TAR_MEMBERS = (b"storages\0", b"sys_info\0", b"pickle\0", b"tensors\0")
@@ -104,15 +92,14 @@ def detect(source: Source) -> Format:
     for format in FORMATS:
         if format.probe(source, head):
             return format
-    for place, mark, error, what in FOREIGN:
+    for place, mark, error, what in LATER:
         if head.startswith(mark, place):
             raise error(what)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise UnknownFormatError("is a page of HTML: the download got an error or login page instead of the file")
+    tail = min(foreign.TAIL_BYTES, source.size)
+    foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
     if head.startswith(_TAR_MEMBERS) and source.size >= 1024:
         raise UnsupportedError(f"is a tar archive of torch before 0.1.10, {_NOT_YET}")
-    if text.startswith(b"{"):
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise UnsupportedError(f"is JSON: a configuration, or the index of a sharded checkpoint, {_NOT_YET}")
     what = _pickle(source, head)
     if what:
@@ -121,7 +108,7 @@ def detect(source: Source) -> Format:
         return safetensors  # whose header claims too many bytes, as it will say
     if len(head) <= 8:
         raise TruncatedError(f"has only {len(head)} bytes, too few for any checkpoint: fetch it again")
-    raise UnknownFormatError(f"is of no format that fastload knows; it begins with {head[:8].hex(' ')}")
+    raise foreign.unknown(head)
 
 
 def _pickle(source: Source, head: bytes) -> str:
