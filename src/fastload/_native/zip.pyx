@@ -114,7 +114,8 @@ cdef int raise_gap(uint64_t position, uint64_t directory, uint64_t size, uint64_
     """Say where the directory of an archive ought to end and does not."""
     promised, message = int(directory) + size, "the directory does not end where the end record begins"
     if promised > position:
-        message = f"{message}: {promised - position:,} bytes are missing before it, or it is damaged; fetch the file again"
+        missing = promised - position
+        message = f"{message}: {missing:,} bytes are missing before it, or it is damaged; fetch the file again"
     else:
         message = f"{message}: {position - promised:,} bytes too many stand before it or before the archive"
     raise FormatError(message, offset=origin)

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from fastload._native import Index, parse
 from fastload.errors import FastloadError, TruncatedError, UnsupportedError
-from fastload.formats import foreign, gzipped, nemo, safetensors
+from fastload.formats import gzipped, nemo, safetensors
+from fastload.formats.tarred import is_tar
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
@@ -63,10 +64,7 @@ _NOT_YET = "which this version of fastload cannot read yet"
 LATER = (
     (0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),
     (0, b"\x93NUMPY", UnsupportedError, f"is a NumPy array (.npy), {_NOT_YET}: use numpy.load"),
-    (257, b"ustar", UnsupportedError, f"is a tar archive of torch before 0.1.10, {_NOT_YET}"),
 )
-# A tar without "ustar", as torch before 0.1.10 may have written.
-_TAR_MEMBERS = (b"storages\0", b"sys_info\0", b"pickle\0", b"tensors\0")
 
 
 def detect_container(source: Source) -> Container | None:
@@ -95,10 +93,12 @@ def detect(source: Source) -> Format:
     for place, mark, error, what in LATER:
         if head.startswith(mark, place):
             raise error(what)
+    if is_tar(head):  # all others are nemo's
+        raise UnsupportedError(f"is a tar archive of torch before 0.1.10, {_NOT_YET}")
+    from fastload.formats import foreign  # only what cannot be read needs its tables
+
     tail = min(foreign.TAIL_BYTES, source.size)
     foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
-    if head.startswith(_TAR_MEMBERS) and source.size >= 1024:
-        raise UnsupportedError(f"is a tar archive of torch before 0.1.10, {_NOT_YET}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise UnsupportedError(f"is JSON: a configuration, or the index of a sharded checkpoint, {_NOT_YET}")
     what = _pickle(source, head)

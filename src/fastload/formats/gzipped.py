@@ -20,11 +20,11 @@ NAME = "gzip"
 MARK = b"\x1f\x8b"
 DEFLATE = b"\x08"  # the only method there is
 WINDOW_BITS = 31  # zlib's for a deflate stream in a gzip wrapper, whose checksum and length it then checks
-OUT_BYTES = 1 << 20  # of one step
+OUT_BYTES = 1 << 18  # of one step
 # Of one step, at first and at most: a stream that ends hands back a copy of what it did not need, and a file may be
 # one tiny member after the other.
 MIN_IN_BYTES = 1 << 12
-MAX_IN_BYTES = 1 << 18
+MAX_IN_BYTES = 1 << 16
 
 
 def probe(source: Source, head: bytes) -> bool:

@@ -26,8 +26,8 @@ MAX_MEMBERS = 100_000  # a NeMo file has ten, and one that holds a zarr folder s
 MAX_EXTENSION_BYTES = 1 << 20  # of a long name or a pax header; paths have 4,096 at most
 MAX_SHOWN_NAME = 200  # characters
 
-NUMBER = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
-PAX_LENGTH = re.compile(rb"(\d{1,10}) ")
+NUMBER = rb"[ \0]*([0-7]*)[ \0]*"
+PAX_LENGTH = rb"\d{1,10} "
 REGULAR = (b"0", b"\0", b"7")
 WITHOUT_DATA = {b"1": "link", b"2": "link", b"3": "other", b"4": "other", b"5": "folder", b"6": "other"}
 SPARSE = b"S"
@@ -155,7 +155,7 @@ def _is_sound(header: bytes) -> bool:
 
     Some old tars summed signed bytes.
     """
-    match = NUMBER.fullmatch(header[148:156])
+    match = re.fullmatch(NUMBER, header[148:156])
     if match is None or not match[1]:
         return False
     summed = header[:148] + b" " * 8 + header[156:]
@@ -167,7 +167,7 @@ def _number(field: bytes, offset: int) -> int:
     """A number of a header: octal digits, or GNU's binary one for 8 GiB and more."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    match = NUMBER.fullmatch(field)
+    match = re.fullmatch(NUMBER, field)
     if match is None:
         raise FormatError("is a tar archive, and the size of a member is no number", offset=offset)
     return int(match[1] or b"0", 8)
@@ -200,11 +200,12 @@ def _pax_records(data: bytes, offset: int) -> dict[str, str]:
     records: dict[str, str] = {}
     next = 0
     while next < len(data) and data[next]:
-        match = PAX_LENGTH.match(data, next)
-        end = next + int(match[1]) if match else 0
-        if not match or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+        match = re.match(PAX_LENGTH, data[next : next + 11])
+        start = next + match.end() if match else 0
+        end = next + int(match[0]) if match else 0
+        if not start < end <= len(data) or data[end - 1 : end] != b"\n":
             raise FormatError("is a tar archive with a damaged pax header", offset=offset + next)
-        key, _, value = data[match.end() : end - 1].partition(b"=")
+        key, _, value = data[start : end - 1].partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         next = end
     return records

@@ -7,7 +7,6 @@ from typing import Any
 from fastload import dtypes
 from fastload._native import Graph, Index, Part, build, build_state, harvest
 from fastload.errors import FormatError, UnsupportedError
-from fastload.formats.foreign import refuse_archive
 from fastload.formats.torch import archive
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
@@ -86,5 +85,7 @@ def _refuse(opened: archive.Archive) -> None:
         raise UnsupportedError("holds several saved objects (data.pkl) in different folders: take them apart first")
     if any(name.startswith(f"{opened.root}data/") for name in names):
         raise FormatError(f"has storages and no record '{opened.root}data.pkl': the archive lost its pickle")
+    from fastload.formats.foreign import refuse_archive  # only what cannot be read needs its tables
+
     refuse_archive(names)
     raise UnsupportedError(f"is a zip archive, but no checkpoint: it has no data.pkl among its {len(names):,} records")
