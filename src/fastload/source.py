@@ -36,9 +36,7 @@ from fastload.options import Io
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Source"]
-
-
+__all__ = ["Source", "free_memory"]
 
 # File systems where a mapping costs a network round trip a page fault, by their magic in statfs(2).
 NETWORK_FILE_SYSTEMS = {
@@ -57,6 +55,10 @@ NETWORK_FILE_SYSTEMS = {
     0x73757245: "coda",
 }
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
+ASSUMED_FREE_BYTES = 4 << 30  # of memory, where the system does not say
+MEMORY_FILE = "/proc/meminfo"
+# What the control group of the process (a container, a batch job) may use, and what it does use.
+GROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 
 class _Descriptor:
@@ -110,6 +112,7 @@ class Source:
         self.is_inflated = is_inflated
         self.archive: Any = None  # what a format that is an archive has read of its directory
         self._descriptor = descriptor
+        self._watched = descriptor  # the file that `still_valid` looks at, even if nothing more is read from it
         self._status = _identity(os.fstat(descriptor.number)) if descriptor is not None else None
         self._loaded: WeakValueDictionary[tuple[int, int], Region] = WeakValueDictionary()
 
@@ -170,19 +173,23 @@ class Source:
             )
         region = None if self.region is None else Region(memoryview(self.region)[offset : offset + size])
         origin = self.origin + offset
-        return Source(self.path, size, region, self._descriptor, origin=origin, is_inflated=self.is_inflated)
+        part = Source(self.path, size, region, self._descriptor, origin=origin, is_inflated=self.is_inflated)
+        part._watched, part._status = self._watched, self._status
+        return part
 
     def unpacked(self, data: Buffer) -> Source:
         """A Source of *data*, which was unpacked from this one."""
         region = Region(data)
-        return Source(self.path, len(region), region, None, is_inflated=True)
+        unpacked = Source(self.path, len(region), region, None, is_inflated=True)
+        unpacked._watched, unpacked._status = self._watched, self._status
+        return unpacked
 
     def still_valid(self) -> bool:
         """Whether the file is still the one that was opened: same file at the path, same size, not written since."""
-        if self._descriptor is None or self.path is None:
+        if self._watched is None or self.path is None:
             return True
         try:
-            return _identity(os.stat(self.path)) == self._status == _identity(os.fstat(self._descriptor.number))
+            return _identity(os.stat(self.path)) == self._status == _identity(os.fstat(self._watched.number))
         except OSError:
             return False
 
@@ -209,7 +216,10 @@ class Source:
                     file.seek(offset)
                     done = file.readinto(rest[:MAX_READ_BYTES])
             if done == 0:
-                raise TruncatedError(f"the file was cut while it was open: {len(rest):,} bytes gone", offset=offset)
+                raise TruncatedError(
+                    f"the file was cut while it was open: {len(rest):,} bytes are gone; open it again",
+                    offset=offset - self.origin,
+                )
             offset += done
             rest = rest[done:]
         return data
@@ -270,6 +280,27 @@ class Source:
             # Another thread may have been faster: its Region then is the one that everybody shares.
             region = self._loaded.setdefault(key, Region(data))
         return region
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be used without swapping: of the machine, and of the process's control group."""
+    free = ASSUMED_FREE_BYTES
+    machine = _text(MEMORY_FILE)
+    if "MemAvailable:" in machine:
+        free = int(machine.partition("MemAvailable:")[2].split()[0]) << 10
+    most, used = map(_text, GROUP_FILES)
+    if most.strip().isdecimal() and used.strip().isdecimal():  # most is "max" where there is no limit
+        free = min(free, max(int(most) - int(used), 0))
+    return free
+
+
+def _text(path: str) -> str:
+    """What a file of the system says; "" where there is none."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from fastload.source import Source
 
 __all__ = ["FileTensors", "JoinedTensors", "Tensors", "free_name", "open_source"]
 
+MAX_WRAPPINGS = 4  # of a file around a file around …; .tar.gz makes two, and a gzip file may even hold itself
 MAX_OVERLAP = 64  # times that the elements of a tensor that must be copied may repeat the bytes of its storage
 
 Result = TypeVar("Result")
@@ -68,19 +69,23 @@ class Tensors(Protocol):
         """Whether the files are still those that were opened."""
 
 
-def open_source(source: Source, options: Options, shard: int = 0) -> Tensors:
+def open_source(source: Source, options: Options, shard: int = 0, wrappings: int = 0) -> Tensors:
     """The tensors of one source, whatever its format; of a file within it, where it is only a wrapper.
 
     Parameters
     ----------
     shard : int
         The number of the file among several.
+    wrappings : int
+        How many containers there are around it.
     """
     try:
         container = formats.detect_container(source)
         if container is not None:
+            if wrappings == MAX_WRAPPINGS:
+                raise LimitError(f"is wrapped more than {MAX_WRAPPINGS} times over (gzip, tar): unpack it first")
             parts = container.parts(source, options)
-            opened = [open_source(part, options, shard + number) for number, part in enumerate(parts)]
+            opened = [open_source(part, options, shard + i, wrappings + 1) for i, part in enumerate(parts)]
             return opened[0] if len(opened) == 1 else JoinedTensors(opened, container.NAME)
         format = formats.detect(source)
     except FastloadError as error:
@@ -141,7 +146,10 @@ class FileTensors:
                 return _resolve(array, index.entry(row), conjugated, negated)
             return array
         except FastloadError as error:
-            raise located(error, self._source.path, self._format.NAME) from None
+            name = repr(index.entry(row).name)
+            if name not in error.message:
+                error.message = f"tensor {name}: {error.message}"
+            raise self._placed(error) from None
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
@@ -168,7 +176,13 @@ class FileTensors:
         try:
             return act()
         except FastloadError as error:
-            raise located(error, self._source.path, self._format.NAME) from None
+            raise self._placed(error) from None
+
+    def _placed(self, error: FastloadError) -> FastloadError:
+        """*error* with the file, the format, and its offset from the start of the file where this is a part of one."""
+        if error.offset is not None and not self._source.is_inflated:
+            error.offset += self._source.origin
+        return located(error, self._source.path, self._format.NAME)
 
     def _check_copy(self, row: int) -> None:
         """See that a tensor that is no view of the file has data, and may be copied."""

@@ -37,7 +37,7 @@ cdef enum:
 cdef class Contents:
     """Gathers the items of the nodes of one graph, within a budget."""
 
-    def __cinit__(self, Graph graph, Calls calls, Keys keys):
+    def __cinit__(self, Graph graph, Calls calls, Keys keys, *more):
         self.graph = graph
         self.calls = calls
         self.keys = keys

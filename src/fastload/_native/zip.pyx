@@ -17,6 +17,8 @@ from fastload._native.index cimport Extent, Member, Records, add_overflows
 from fastload._native.names cimport Span, append_name, index_names
 from fastload._native.vector cimport reserve, zeroed
 
+from types import MappingProxyType
+
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
 
 cdef extern from *:
@@ -65,6 +67,13 @@ cdef struct End:             # what the end records say
     uint64_t count
 
 
+# What zip calls by a number, for messages.
+METHODS = MappingProxyType({
+    1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 20: "zstd (20)", 93: "zstd", 94: "mp3",
+    95: "xz", 96: "jpeg", 97: "wavpack", 98: "ppmd", 99: "AES encryption",
+})
+
+
 cdef int raise_unreadable() except -1 with gil:
     PyErr_SetFromErrno(OSError)
     return -1
@@ -99,7 +108,18 @@ cdef int agree(const Cursor *cursor, uint64_t short, uint64_t saturated, uint64_
 
 
 cdef int raise_split() except -1 with gil:
-    raise UnsupportedError("one volume of a zip archive that was split over several; join them first")
+    raise UnsupportedError("is one volume of a zip archive that was split over several; join them first")
+
+
+cdef int raise_gap(uint64_t position, uint64_t directory, uint64_t size, uint64_t origin) except -1:
+    """Say where the directory of an archive ought to end and does not."""
+    promised, message = int(directory) + size, "the directory does not end where the end record begins"
+    if promised > position:
+        missing = promised - position
+        message = f"{message}: {missing:,} bytes are missing before it, or it is damaged; fetch the file again"
+    else:
+        message = f"{message}: {position - promised:,} bytes too many stand before it or before the archive"
+    raise FormatError(message, offset=origin)
 
 
 cdef int read_end(const Cursor *tail, size_t at, End *end) except -1 nogil:
@@ -198,13 +218,14 @@ def find_directory(tail, uint64_t origin):
             try:
                 read_end(&cursor, at, &end)
                 if add_overflows(end.directory, end.size, &directory_end) or directory_end != end.position:
-                    raise FormatError("the directory does not end where the end record begins", offset=origin + at)
+                    raise_gap(end.position, end.directory, end.size, origin + at)
             except (FormatError, UnsupportedError) as error:
                 trouble = trouble or error
                 continue
             return end.directory, end.size, end.count
         raise trouble or TruncatedError(
-            "a zip archive without its end record: the download or copy is incomplete; fetch it again"
+            f"is a zip archive cut short: the {origin + <uint64_t>held.len:,} bytes that are there lack its end, where"
+            " the directory stands; the download or copy is incomplete, fetch it again"
         )
     finally:
         PyBuffer_Release(&held)
@@ -403,9 +424,11 @@ cdef int locate(
 
 
 cdef int raise_method(Records records, uint32_t number) except -1 with gil:
+    cdef uint16_t method = records.members[number].method
+    name = METHODS.get(method, f"method {method}")
     raise UnsupportedError(
-        f"record {shown(records, number)} is compressed by method {records.members[number].method}; fastload reads"
-        " stored (0) and deflated (8) ones: unpack the archive and zip it again"
+        f"record {shown(records, number)} is compressed with {name}; fastload reads stored and deflated ones: unpack"
+        " the archive and zip it again"
     )
 
 

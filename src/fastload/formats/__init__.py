@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from fastload._native import Index
-from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
-from fastload.formats import npy, safetensors
+from fastload.errors import TruncatedError, UnsupportedError
+from fastload.formats import gzipped, nemo, npy, safetensors
 from fastload.formats.torch import bare_pickle, legacy, package, tar, torchscript
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
@@ -54,27 +54,15 @@ class Container(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (package, torchscript, torch_zip, legacy, tar, safetensors, npy, bare_pickle)
-CONTAINERS: tuple[Container, ...] = ()
+CONTAINERS: tuple[Container, ...] = (gzipped, nemo)
 
 _NOT_YET = "which this version of fastload cannot read yet"
 
-# What is no checkpoint of ours and known all the same: the mark, where it stands, and what to say.
-FOREIGN = (
-    (0, b"PYTORCH1", UnsupportedError, "is a preview archive of torch 1.0, which torch itself no longer reads"),
+# What a later version will read: the mark, where it stands, and what to say.
+LATER = (
     (0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),
-    (0, b"GGUF", UnsupportedError, "is a GGUF file: use the gguf package"),
-    (0, b"\x89HDF\r\n", UnsupportedError, "is an HDF5 file (Keras?): use h5py"),
-    (0, b"\x1f\x8b", UnsupportedError, f"is compressed with gzip, {_NOT_YET}: unpack it first"),
-    (0, b"BZh", UnsupportedError, "is compressed with bzip2: unpack it first"),
-    (0, b"\xfd7zXZ\0", UnsupportedError, "is compressed with xz: unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", UnsupportedError, "is compressed with zstd: unpack it first"),
-    (0, b"7z\xbc\xaf\x27\x1c", UnsupportedError, "is a 7z archive: unpack it first"),
-    (0, b"Rar!", UnsupportedError, "is a RAR archive: unpack it first"),
-    (257, b"ustar", UnsupportedError, "is a tar archive, and none of torch before 0.1.10: unpack it first"),
-    (0, b"version https://git-lfs", UnknownFormatError, "is a git-lfs pointer and not the file: run `git lfs pull`"),
-    (0, b"\x89PNG", UnknownFormatError, "is a PNG image"),
-    (0, b"%PDF", UnknownFormatError, "is a PDF document"),
 )
+
 
 def detect_container(source: Source) -> Container | None:
     """What *source* is wrapped in, if anything."""
@@ -96,19 +84,20 @@ def detect(source: Source) -> Format:
         One that it knows and cannot read.
     """
     head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
-    for place, mark, error, what in FOREIGN:
-        if head.startswith(mark, place) and not tar.probe(source, head):
-            raise error(what)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise UnknownFormatError("is a page of HTML: the download got an error or login page instead of the file")
     for format in FORMATS:
         if format.probe(source, head):
             return format
-    if text.startswith(b"{"):
+    for place, mark, error, what in LATER:
+        if head.startswith(mark, place):
+            raise error(what)
+    from fastload.formats import foreign  # only what cannot be read needs its tables
+
+    tail = min(foreign.TAIL_BYTES, source.size)
+    foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise UnsupportedError(f"is JSON: a configuration, or the index of a sharded checkpoint, {_NOT_YET}")
     if head[8:9] == b"{":
         return safetensors  # whose header claims too many bytes, as it will say
     if len(head) <= 8:
         raise TruncatedError(f"has only {len(head)} bytes, too few for any checkpoint: fetch it again")
-    raise UnknownFormatError(f"is of no format that fastload knows; it begins with {head[:8].hex(' ')}")
+    raise foreign.unknown(head)

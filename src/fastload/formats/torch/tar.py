@@ -11,15 +11,14 @@ Format: `torch/serialization.py`, `legacy_load`, of torch 2.13.
 
 from __future__ import annotations
 
-import io
 import struct
-import tarfile
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastload import dtypes
 from fastload._native import Index, Record, Records, build, parse
 from fastload.dtypes import DTYPES, TORCH_STORAGES
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
+from fastload.formats.tarred import Member, is_tar, walk
 from fastload.formats.torch import saved
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
@@ -28,22 +27,13 @@ from fastload.source import Source
 NAME = "pytorch-tar"
 
 MEMBERS = ("storages", "tensors", "pickle")
-BLOCK_BYTES = 512  # of a tar archive: its headers, and what its members are filled up to
-MAX_MEMBERS = 64  # that are looked at; there are four
 WINDOW_BYTES = 1 << 16  # of a member that is read at a time
 MAX_DIMENSIONS = 1 << 16
 
 
-class _Member(NamedTuple):
-    """A member of the archive: where its bytes lie in the file."""
-
-    position: int
-    size: int
-
-
 def probe(source: Source, head: bytes) -> bool:
     """Whether *source* is a tar archive with the three members."""
-    return _is_tar(head) and _members(source) is not None
+    return is_tar(head) and len(_members(source)) == len(MEMBERS)
 
 
 def index(source: Source, options: Options) -> Index:
@@ -78,68 +68,19 @@ def verify(source: Source, index: Index) -> None:
     """Check what `index` has left unchecked: nothing, since it reads all but the elements."""
 
 
-def _is_tar(head: bytes) -> bool:
-    """Whether *head* is the header of a tar member, of whatever dialect: by its checksum."""
-    if len(head) < BLOCK_BYTES:
-        return False
-    try:
-        stored = int(head[148:156].split(b"\0")[0].strip() or b"-", 8)
-    except ValueError:
-        return False
-    return sum(head[:148]) + 8 * ord(" ") + sum(head[156:BLOCK_BYTES]) == stored
-
-
-class _Reader(io.RawIOBase):
-    """A Source as the file object that `tarfile` wants."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), max(self._source.size - self._at, 0))
-        buffer[:count] = self._source.fetch(self._at, count) if count else b""
-        self._at += count
-        return count
-
-
-def _members(source: Source) -> dict[str, _Member] | None:
-    """The three members; None where one is missing."""
-    found: dict[str, _Member] = {}
-    try:
-        with tarfile.open(fileobj=_Reader(source), mode="r:") as archive:
-            for number, member in enumerate(archive):
-                if number >= MAX_MEMBERS:
-                    break
-                if member.isreg() and member.name in MEMBERS:
-                    found[member.name] = _Member(member.offset_data, member.size)
-    except (tarfile.TarError, ValueError, OverflowError):
-        return None
-    return found if len(found) == len(MEMBERS) else None
+def _members(source: Source) -> dict[str, Member]:
+    """The members that matter, by name."""
+    return {member.name: member for member in walk(source) if member.kind == "file" and member.name in MEMBERS}
 
 
 class _Section:
     """Reads pickles and numbers from a member, one after the other."""
 
-    def __init__(self, source: Source, member: _Member, name: str) -> None:
+    def __init__(self, source: Source, member: Member, name: str) -> None:
         self._source = source
-        self._end = member.position + member.size
+        self._end = member.offset + member.size
         self._name = name
-        self.at = member.position
+        self.at = member.offset
 
     def take(self, count: int) -> memoryview:
         """The next *count* bytes."""
@@ -193,7 +134,6 @@ class _Section:
 
 def _saved(source: Source) -> saved.Saved:
     members = _members(source)
-    assert members is not None
     runs, codes, views = _read_storages(_Section(source, members["storages"], "storages"))
     records = Records.of_runs([(key, position, size) for key, (position, size) in runs.items()])
     numbers = {key: number for number, key in enumerate(runs)}
@@ -215,8 +155,8 @@ def _saved(source: Source) -> saved.Saved:
             codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim]
         )
     pickled = members["pickle"]
-    size = max(min(pickled.size, source.size - pickled.position), 0)
-    graph = parse(source.fetch(pickled.position, size), pickled.position)
+    size = max(min(pickled.size, source.size - pickled.offset), 0)
+    graph = parse(source.fetch(pickled.offset, size), pickled.offset)
     return saved.Saved(graph, records, tensors=tensors)
 
 

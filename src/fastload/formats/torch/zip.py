@@ -69,4 +69,7 @@ def _refuse(opened: archive.Archive) -> None:
         raise UnsupportedError("holds several saved objects (data.pkl) in different folders: take them apart first")
     if any(name.startswith(f"{opened.root}data/") for name in names):
         raise FormatError(f"has storages and no record '{opened.root}data.pkl': the archive lost its pickle")
+    from fastload.formats.foreign import refuse_archive  # only what cannot be read needs its tables
+
+    refuse_archive(names)
     raise UnsupportedError(f"is a zip archive, but no checkpoint: it has no data.pkl among its {len(names):,} records")
