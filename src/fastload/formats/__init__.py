@@ -11,9 +11,11 @@ from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_json"]
 
 HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
+BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
+MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is told from other JSON
 MAX_PROBED_PICKLE_BYTES = 1 << 24  # of a file without any mark that is tried as a pickle of protocol 0 or 1
 
 
@@ -90,6 +92,12 @@ def detect_container(source: Source) -> Container | None:
     return None
 
 
+def is_json(source: Source) -> bool:
+    """Whether *source* is a JSON object, as the index of a sharded checkpoint is, and of no format of ours."""
+    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    return head.lstrip(BLANK).startswith(b"{") and not any(format.probe(source, head) for format in FORMATS)
+
+
 def detect(source: Source) -> Format:
     """The format of *source*.
 
@@ -107,13 +115,17 @@ def detect(source: Source) -> Format:
     for place, mark, error, what in FOREIGN:
         if head.startswith(mark, place):
             raise error(what)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = head.lstrip(BLANK).lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise UnknownFormatError("is a page of HTML: the download got an error or login page instead of the file")
     if head.startswith(_TAR_MEMBERS) and source.size >= 1024:
         raise UnsupportedError(f"is a tar archive of torch before 0.1.10, {_NOT_YET}")
     if text.startswith(b"{"):
-        raise UnsupportedError(f"is JSON: a configuration, or the index of a sharded checkpoint, {_NOT_YET}")
+        if b'"weight_map"' in bytes(source.fetch(0, min(source.size, MAX_SEARCHED_JSON_BYTES))):
+            raise UnsupportedError(
+                "is the index of a sharded checkpoint, whose files lie beside it: open it by its path"
+            )
+        raise UnknownFormatError("is JSON, a configuration perhaps, and holds no tensors")
     what = _pickle(source, head)
     if what:
         raise UnsupportedError(f"is {what}, {_NOT_YET}: load it with its program and save it anew with torch.save")
