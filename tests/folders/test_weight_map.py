@@ -27,6 +27,7 @@ def open_index(tmp_path):
         '{"weight_map": {"w": "a"}}',
         '\ufeff \n{"metadata": {}, "weight_map": {"w": "a"}, "other": [1]}',
         '{"metadata": {"total_size": 8}, "weight_map": {"\\u0077": "a"}}',
+        '{"metadata": {"\\"x\\"": ["y", {"z": 1, "v": null}, []]}, "weight_map": {"w": "a"}}',
     ],
 )
 def test_an_index_is_told_by_its_bytes_whatever_its_name(open_index, text):
@@ -38,6 +39,8 @@ def test_an_index_is_told_by_its_bytes_whatever_its_name(open_index, text):
     [
         ('{"weight_map": {"w": "a", "w": "b"}}', "'w' stands twice"),
         ('{"weight_map": {"w": "a"}, "weight_map": {}}', "'weight_map' stands twice"),
+        ('{"metadata": {"x": [{"n": 1, "n": 2}]}, "weight_map": {"w": "a"}}', "'n' stands twice"),
+        ('{"weight_map": {"w": "a", "\\u0077": "a"}}', "'w' stands twice"),
         ('{"weight_map": ["a"]}', "is a list"),
         ('{"weight_map": null}', "is a null"),
         ('{"weight_map": {"w": 1}}', "'w' a number"),
@@ -101,3 +104,15 @@ def test_limits_hold_at_them_and_not_one_past(open_index, monkeypatch):
             patch.setattr(weight_map, name, limit - 1)
             with pytest.raises(fastload.LimitError):
                 open_index(text)
+
+
+def test_any_damage_is_our_error_or_another_index(open_index):
+    text = b'{"metadata": {"n": 1}, "weight_map": {"w": "a"}}'
+    damaged = [text[:cut] for cut in range(len(text))]
+    damaged += [text[:at] + bytes([byte]) + text[at + 1 :] for at in range(len(text)) for byte in b'\0\xff"{[\\/.9']
+
+    for text in damaged:
+        try:
+            assert {array.tolist() == [1, 2] for array in open_index(text).values()} <= {True}
+        except fastload.FastloadError as error:
+            assert str(error).isprintable()

@@ -131,7 +131,15 @@ class ShardedTensors:
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order; opens every file."""
-        return [self.entry(row) for row in range(len(self._names))]
+        if self._own is not None:
+            return [self.entry(row) for row in range(len(self._names))]
+        finders = [shard.tensors().find for shard in self._shards]
+        entries = [shard.tensors().entries() for shard in self._shards]
+        found = []
+        for row, (name, number) in enumerate(zip(self._names, self._shard_of, strict=True)):
+            own = finders[number](name)
+            found.append(entries[number][own if own >= 0 else self._locate(row)[1]])
+        return found
 
     def array(self, row: int) -> np.ndarray:
         """The array of one tensor, made anew."""
@@ -228,7 +236,7 @@ def open_index(path: str, source: Source, said: WeightMap, options: Options) -> 
             held = [name for name, its in said.files.items() if its == file]
             error.message += f"; the index says that it holds {_listed(held)}"
             raise located(error, source.path) from None
-    shard_of = [numbers[file] for file in said.files.values()]
+    shard_of = list(map(numbers.__getitem__, said.files.values()))
     rows = dict(zip(said.files, range(len(shard_of)), strict=True))
     return ShardedTensors(path, shards, rows, shard_of, index=source, metadata=said.metadata)
 
