@@ -156,6 +156,7 @@ OPENERS = {
     "os.open",
     "os.fdopen",
     "mmap.mmap",
+    "FileMapping",
     ".read_bytes",
     ".read_text",
     ".open",

@@ -15,6 +15,9 @@ import pytest
 
 import fastload
 from builders import SMALLEST, Storage, safetensors_entry, safetensors_raw, smallest_file, storage, tensor, torch_file
+from fastload import source as source_module
+from fastload._native import FileMapping
+from fastload.source import Source
 
 FORMATS = list(SMALLEST)
 BUFFERS = {
@@ -148,6 +151,63 @@ def test_closing_gives_back_descriptors_and_mappings(io, tmp_path):
 
     assert len(os.listdir("/proc/self/fd")) == before
     assert str(tmp_path / "model") not in pathlib.Path("/proc/self/maps").read_text()
+
+
+def test_a_mapping_needs_no_descriptor(tmp_path):
+    (tmp_path / "model").write_bytes(smallest_file("safetensors"))
+    before = len(os.listdir("/proc/self/fd"))
+    source = Source.of(tmp_path / "model", "mmap", keep_open=False)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert bytes(source.fetch(0, source.size)) == smallest_file("safetensors")
+    assert source.still_valid() and source.part(8, 2).still_valid()
+    (tmp_path / "model").unlink()
+    assert not source.still_valid()
+
+
+def test_a_file_mapping_is_read_only_and_may_be_empty(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    with open(tmp_path / "file", "rb") as file:
+        mapping, empty = FileMapping(file.fileno(), 3), FileMapping(file.fileno(), 0)
+
+    assert bytes(mapping) == b"abc" and len(mapping) == 3 and memoryview(mapping).readonly
+    assert bytes(empty) == b"" and len(empty) == 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        np.frombuffer(mapping, np.uint8).flags.writeable = True
+
+
+def test_what_cannot_be_mapped_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    with open(tmp_path / "file", "rb") as file:
+        for size in (1 << 62, (1 << 63) - 1):
+            with pytest.raises(OSError, match="memory"):
+                FileMapping(file.fileno(), size)
+        for size in (1 << 63, (1 << 64) - 1, 1 << 64, -1):
+            with pytest.raises(OverflowError):
+                FileMapping(file.fileno(), size)
+    with pytest.raises(OSError, match="descriptor"):
+        FileMapping(-1, 3)
+
+
+def test_where_nothing_can_be_mapped_auto_reads_and_mmap_says_so(tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(smallest_file("safetensors"))
+
+    def refuse(descriptor, size):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(source_module, "FileMapping", refuse)
+
+    assert fastload.open(tmp_path / "model")["w"].tolist() == [1, 2]
+    with pytest.raises(fastload.UnsupportedError, match='io="read"'):
+        fastload.open(tmp_path / "model", io="mmap")
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_where_there_are_no_native_mappings_pythons_own_are_used(format_name, tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(smallest_file(format_name))
+    monkeypatch.setattr(source_module, "CAN_MAP", False)
+
+    assert fastload.open(tmp_path / "model", io="mmap")["w"].tolist() == [1, 2]
 
 
 def test_a_buffer_that_is_not_contiguous_or_not_a_buffer_is_refused():

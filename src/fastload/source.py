@@ -17,8 +17,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fastload._native import (
+    CAN_MAP,
     LOAD,
     LOCATE,
+    FileMapping,
     Index,
     Records,
     Region,
@@ -61,19 +63,53 @@ MEMORY_FILE = "/proc/meminfo"
 GROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 
-class _Descriptor:
-    """An open file, closed when the last one who reads from it lets go."""
+class _File:
+    """A file that was opened: what it then was, and its descriptor for as long as that is kept.
 
-    __slots__ = ("number",)
+    The descriptor is closed when the last one who reads from it lets go.
+    """
+
+    __slots__ = ("descriptor", "identity", "path", "status")
 
     def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.path = path
         # O_NONBLOCK, since opening a FIFO that nobody writes to would wait for ever.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        self.number = os.open(path, flags)
+        self.descriptor = os.open(path, flags)
+        self.status = os.fstat(self.descriptor)
+        self.identity = _identity(self.status)
 
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+    def close(self) -> None:
+        """Let go of the descriptor; the file is then opened anew for each read."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
+
+    def opened(self) -> _File:
+        """The same with a descriptor: itself, or opened anew and found to be the same.
+
+        Raises
+        ------
+        FormatError
+            Another file is at the path now, or it was written to.
+        """
+        if self.descriptor >= 0:
+            return self
+        again = _File(self.path)
+        if again.identity != self.identity:
+            raise FormatError("was replaced or written to after it was opened: open it again", path=self.path)
+        return again
+
+    def still_valid(self) -> bool:
+        """Whether the file at the path is the same, and not written to since."""
+        try:
+            kept = self.descriptor < 0 or _identity(os.fstat(self.descriptor)) == self.identity
+            return kept and _identity(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
 
 
 class Source:
@@ -100,7 +136,7 @@ class Source:
         path: str | None,
         size: int,
         region: Region | None,
-        descriptor: _Descriptor | None,
+        file: _File | None,
         *,
         origin: int = 0,
         is_inflated: bool = False,
@@ -111,14 +147,19 @@ class Source:
         self.origin = origin
         self.is_inflated = is_inflated
         self.archive: Any = None  # what a format that is an archive has read of its directory
-        self._descriptor = descriptor
-        self._watched = descriptor  # the file that `still_valid` looks at, even if nothing more is read from it
-        self._status = _identity(os.fstat(descriptor.number)) if descriptor is not None else None
+        self._file = file
+        self._watched = file  # what `still_valid` looks at, even if nothing more is read from it
         self._loaded: WeakValueDictionary[tuple[int, int], Region] = WeakValueDictionary()
 
     @classmethod
-    def of(cls, source: str | os.PathLike[str] | Buffer, io: Io = "auto") -> Source:
+    def of(cls, source: str | os.PathLike[str] | Buffer, io: Io = "auto", *, keep_open: bool = True) -> Source:
         """Make a Source of a path or a buffer.
+
+        Parameters
+        ----------
+        keep_open : bool
+            Whether a file's descriptor is kept. A mapping needs none; without one and without a mapping the file is
+            opened again for each read, and must then still be the same.
 
         Raises
         ------
@@ -134,7 +175,7 @@ class Source:
         if io not in ("auto", "mmap", "read"):
             raise ValueError(f'io is "auto", "mmap" or "read", not {io!r}')
         if isinstance(source, (str, os.PathLike)):
-            return cls._of_file(os.fsdecode(source), io)
+            return cls._of_file(os.fsdecode(source), io, keep_open)
         try:
             region = Region(source)
         except TypeError:
@@ -145,25 +186,19 @@ class Source:
         return cls(None, len(_not_empty(region, None)), region, None)
 
     @classmethod
-    def _of_file(cls, path: str, io: Io) -> Source:
+    def _of_file(cls, path: str, io: Io, keep_open: bool) -> Source:
         if "://" in path and not os.path.exists(path):
             raise UnsupportedError("is a URL, and fastload opens files: download it first", path=path)
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            raise UnsupportedError(
-                "is a folder; this version of fastload opens single files: name the shard in it", path=path
-            )
-        descriptor = _Descriptor(path)
-        status = os.fstat(descriptor.number)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsupportedError("is a device, pipe or socket, and no file", path=path)
-        if io == "auto":
-            io = "read" if filesystem_type(descriptor.number) in NETWORK_FILE_SYSTEMS else "mmap"
-        if io == "read" or status.st_size == 0:  # mmap refuses an empty file with an error of its own
-            return cls(path, len(_not_empty(range(status.st_size), path)), None, descriptor)
-        # Python 3.11 and 3.12 keep a duplicate of the descriptor with each mapping; 3.13 need not.
-        options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        mapping = mmap.mmap(descriptor.number, status.st_size, access=mmap.ACCESS_READ, **options)
-        return cls(path, status.st_size, Region(mapping), descriptor)
+        file = _File(path)
+        size = file.status.st_size
+        if not stat.S_ISREG(file.status.st_mode):
+            what = "a folder" if stat.S_ISDIR(file.status.st_mode) else "a device, pipe or socket"
+            raise UnsupportedError(f"is {what}, and no file", path=path)
+        _not_empty(range(size), path)
+        region = None if io == "read" else _map(file, io)
+        if not keep_open:
+            file.close()
+        return cls(path, size, region, file)
 
     def part(self, offset: int, size: int) -> Source:
         """The *size* bytes from *offset* on as a Source of their own: a file that lies within a file."""
@@ -173,25 +208,18 @@ class Source:
             )
         region = None if self.region is None else Region(memoryview(self.region)[offset : offset + size])
         origin = self.origin + offset
-        part = Source(self.path, size, region, self._descriptor, origin=origin, is_inflated=self.is_inflated)
-        part._watched, part._status = self._watched, self._status
-        return part
+        return Source(self.path, size, region, self._file, origin=origin, is_inflated=self.is_inflated)
 
     def unpacked(self, data: Buffer) -> Source:
         """A Source of *data*, which was unpacked from this one."""
         region = Region(data)
         unpacked = Source(self.path, len(region), region, None, is_inflated=True)
-        unpacked._watched, unpacked._status = self._watched, self._status
+        unpacked._watched = self._watched
         return unpacked
 
     def still_valid(self) -> bool:
         """Whether the file is still the one that was opened: same file at the path, same size, not written since."""
-        if self._watched is None or self.path is None:
-            return True
-        try:
-            return _identity(os.stat(self.path)) == self._status == _identity(os.fstat(self._watched.number))
-        except OSError:
-            return False
+        return self._watched is None or self._watched.still_valid()
 
     def fetch(self, offset: int, count: int) -> memoryview:
         """The *count* bytes from *offset* on: a view where the source is in memory, else read now."""
@@ -203,18 +231,19 @@ class Source:
 
     def _read(self, offset: int, count: int) -> memoryview:
         """Read *count* bytes into new memory."""
-        assert self._descriptor is not None
+        assert self._file is not None
+        file = self._file.opened()
         data = np.empty(count, np.uint8).data
         rest = data
         offset += self.origin
         while rest:
             if hasattr(os, "preadv"):
-                done = os.preadv(self._descriptor.number, [rest[:MAX_READ_BYTES]], offset)
+                done = os.preadv(file.descriptor, [rest[:MAX_READ_BYTES]], offset)
             else:  # Windows: each read through a descriptor of its own, since they share one position
                 assert self.path is not None
-                with open(self.path, "rb", buffering=0) as file:
-                    file.seek(offset)
-                    done = file.readinto(rest[:MAX_READ_BYTES])
+                with open(self.path, "rb", buffering=0) as reader:
+                    reader.seek(offset)
+                    done = reader.readinto(rest[:MAX_READ_BYTES])
             if done == 0:
                 raise TruncatedError(
                     f"the file was cut while it was open: {len(rest):,} bytes are gone; open it again",
@@ -228,8 +257,8 @@ class Source:
         """Where the bytes of a record begin, in bytes from the start of the source; checks its local header."""
         try:
             # Even of a mapped file: to read these few bytes costs a sixth of the page fault of looking at them.
-            if self._descriptor is not None:
-                return locate_in_file(records, number, self._descriptor.number, self.origin)
+            if self._file is not None and self._file.descriptor >= 0:
+                return locate_in_file(records, number, self._file.descriptor, self.origin)
             return locate_record(records, number, self.fetch(*local_header(records, number)))
         except FastloadError as error:
             raise located(error, self.path) from None
@@ -301,6 +330,23 @@ def _text(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _map(file: _File, io: Io) -> Region | None:
+    """A mapping of an open file; None where `io="auto"` finds that it is better read."""
+    if io == "auto" and filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
+        return None
+    size = file.status.st_size
+    try:
+        if CAN_MAP:
+            return Region(FileMapping(file.descriptor, size))
+        # Python 3.11 and 3.12 keep a duplicate of the descriptor with each mapping; 3.13 need not.
+        options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+        return Region(mmap.mmap(file.descriptor, size, access=mmap.ACCESS_READ, **options))
+    except (OSError, OverflowError, ValueError) as error:
+        if io == "auto":
+            return None  # a file system without mappings, or an address space that is full
+        raise UnsupportedError(f'cannot be mapped ({error}): open it with io="read"', path=file.path) from None
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
-from fastload._native.filesystem import filesystem_type
+from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
 from fastload._native.geometry import add_storage, append, finish
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
@@ -22,12 +22,14 @@ from fastload._native.zip import (
 )
 
 __all__ = [
+    "CAN_MAP",
     "END_SEARCH_BYTES",
     "KINDS",
     "LOAD",
     "LOCATE",
     "VIEW",
     "DtypeTable",
+    "FileMapping",
     "Graph",
     "Index",
     "Part",

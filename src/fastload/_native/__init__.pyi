@@ -7,12 +7,14 @@ import numpy as np
 from typing_extensions import Buffer
 
 __all__ = [
+    "CAN_MAP",
     "END_SEARCH_BYTES",
     "KINDS",
     "LOAD",
     "LOCATE",
     "VIEW",
     "DtypeTable",
+    "FileMapping",
     "Graph",
     "Index",
     "Part",
@@ -42,6 +44,7 @@ __all__ = [
     "view",
 ]
 
+CAN_MAP: bool
 END_SEARCH_BYTES: int
 KINDS: tuple[str, ...]
 LOAD: int
@@ -171,6 +174,12 @@ class Record:
     state: Any
     items: list[Any]
     def __init__(self, module: str, name: str, args: tuple[Any, ...] | None = None) -> None: ...
+
+@final
+class FileMapping:
+    def __new__(cls, descriptor: int, size: int) -> FileMapping: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Region:

@@ -1,4 +1,10 @@
-"""What kind of file system a file lies on: `statfs`, which the standard library lacks."""
+"""What the standard library lacks of the file system: `statfs`, and mappings that keep no descriptor."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport strerror
 
 cdef extern from *:
     """
@@ -11,8 +17,33 @@ cdef extern from *:
     #else
     static unsigned long filesystem_magic(int fd) { (void)fd; return 0; }
     #endif
+
+    #if defined(_WIN32)
+    enum { can_map = 0 };
+    static void *map_pages(int fd, size_t size) { (void)fd; (void)size; return NULL; }
+    static void unmap_pages(void *address, size_t size) { (void)address; (void)size; }
+    #else
+    #include <sys/mman.h>
+    enum { can_map = 1 };
+    static void *map_pages(int fd, size_t size) {
+        void *address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+        return address == MAP_FAILED ? NULL : address;
+    }
+    static void unmap_pages(void *address, size_t size) { munmap(address, size); }
+    #endif
     """
+    int can_map
     unsigned long filesystem_magic(int fd) noexcept nogil
+    void *map_pages(int fd, size_t size) noexcept nogil
+    void unmap_pages(void *address, size_t size) noexcept nogil
+
+cdef enum:
+    MAX_MAPPED_BYTES = 0x7FFFFFFFFFFFFFFF  # a buffer's length is a signed number; of 32 bits where pointers are
+
+cdef char *UNSIGNED_BYTES = "B"  # of the buffer protocol
+cdef uint8_t NOTHING = 0         # where an empty mapping is said to lie: the system makes none
+
+CAN_MAP = bool(can_map)
 
 
 def filesystem_type(int descriptor):
@@ -21,3 +52,58 @@ def filesystem_type(int descriptor):
     with nogil:
         magic = filesystem_magic(descriptor)
     return magic
+
+
+@cython.final
+cdef class FileMapping:
+    """The first *size* bytes of an open file, mapped shared and read-only until nothing refers to them.
+
+    The descriptor may be closed at once: `mmap.mmap` of Python 3.11 and 3.12 keeps a duplicate, and a checkpoint of a
+    thousand shards would then need more descriptors than a process may have.
+
+    Raises
+    ------
+    OSError
+        The system cannot map the file: its file system has no mappings, or there is no room for one.
+    """
+
+    cdef void *address
+    cdef Py_ssize_t size
+
+    def __cinit__(self, int descriptor, uint64_t size):
+        cdef void *address = NULL
+        cdef int error = 0
+        if size > <uint64_t>(<size_t>-1 >> 1) or size > <uint64_t>MAX_MAPPED_BYTES or not can_map:
+            raise OverflowError(f"{size:,} bytes are more than can be mapped")
+        if size:
+            with nogil:
+                address = map_pages(descriptor, <size_t>size)
+                if address == NULL:
+                    error = errno
+            if address == NULL:
+                raise OSError(error, strerror(error).decode("ascii", "replace"))
+        self.address = address
+        self.size = <Py_ssize_t>size
+
+    def __dealloc__(self):
+        if self.address != NULL:
+            with nogil:                      # the pages of a large file are many
+                unmap_pages(self.address, <size_t>self.size)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("the bytes of a checkpoint are read-only")
+        buffer.obj = self
+        buffer.buf = self.address if self.size else &NOTHING
+        buffer.len = self.size
+        buffer.readonly = 1
+        buffer.itemsize = 1
+        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL

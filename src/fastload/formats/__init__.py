@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from fastload._native import Index
-from fastload.errors import TruncatedError, UnsupportedError
+from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.formats import gzipped, nemo, npy, safetensors
 from fastload.formats.torch import bare_pickle, legacy, package, tar, torchscript
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_json"]
 
 HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
+BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
+MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is told from other JSON
 
 
 class Format(Protocol):
@@ -73,6 +75,16 @@ def detect_container(source: Source) -> Container | None:
     return None
 
 
+def is_json(source: Source) -> bool:
+    """Whether *source* is a JSON object, as the index of a sharded checkpoint is, and of no format of ours."""
+    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    return _begins_json(head) and not any(format.probe(source, head) for format in FORMATS)
+
+
+def _begins_json(head: bytes) -> bool:
+    return head.lstrip(BLANK).startswith(b"{")
+
+
 def detect(source: Source) -> Format:
     """The format of *source*.
 
@@ -93,9 +105,11 @@ def detect(source: Source) -> Format:
     from fastload.formats import foreign  # only what cannot be read needs its tables
 
     tail = min(foreign.TAIL_BYTES, source.size)
+    if _begins_json(head) and b'"weight_map"' in bytes(source.fetch(0, min(source.size, MAX_SEARCHED_JSON_BYTES))):
+        raise UnsupportedError("is the index of a sharded checkpoint, whose files lie beside it: open it by its path")
     foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        raise UnsupportedError(f"is JSON: a configuration, or the index of a sharded checkpoint, {_NOT_YET}")
+    if _begins_json(head):
+        raise UnknownFormatError("is JSON, a configuration perhaps, and holds no tensors")
     if head[8:9] == b"{":
         return safetensors  # whose header claims too many bytes, as it will say
     if len(head) <= 8:
