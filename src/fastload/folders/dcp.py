@@ -13,7 +13,6 @@ entries; `attributes=True` lists them too, behind all others and under the objec
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -149,6 +148,8 @@ class _File:
         """Where in the whole tensor the chunk begins that a safetensors file holds; None where it does not say."""
         said = self._saved_offsets.get(chunk.place.offset)
         if said is None:
+            import json  # 2 ms, and few folders are written so
+
             try:
                 said = json.loads(tensors.metadata()["DCP_SHARDING_INFO"])
             except (KeyError, ValueError, RecursionError):
