@@ -240,6 +240,15 @@ def test_empty_tensors_and_scalars_are_read_however_they_lie(tmp_path):
         checkpoint.verify()
 
 
+def test_a_tensor_whose_other_chunks_are_empty_is_a_view(tmp_path):
+    boxes = [((0,), (2,)), ((2,), (0,))]
+    folder = halves(tmp_path / "saved", shape=(2,), boxes=boxes, blobs=[blob([1.0, 2.0]), blob([])])
+
+    with fastload.open(folder, allow_copy=False) as checkpoint:
+        assert checkpoint.entry("w").zero_copy and checkpoint["w"].tolist() == [1, 2]
+        checkpoint.verify()
+
+
 def test_files_are_opened_once_and_only_when_needed_by_any_number_of_threads(tmp_path, monkeypatch):
     halves(tmp_path / "saved")
     opened = []

@@ -120,7 +120,9 @@ class _Reader:
             else:
                 stored = self.tensor(name, record, places)
                 claimed.update((name, chunk.offsets) for chunk in stored.chunks)
-                tensors.append(stored)
+                # Where there are more ranks than rows, the chunks of the others are empty: one is all, and a view.
+                whole = [chunk for chunk in stored.chunks if chunk.sizes == stored.shape]
+                tensors.append(stored._replace(chunks=tuple(whole[:1])) if whole else stored)
         orphans = list(dict.fromkeys(name for name, offsets in places if (name, offsets) not in claimed))
         return Layout(tensors, objects, orphans)
 
