@@ -1,7 +1,7 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
-from fastload._native.geometry import add_storage, append, finish
+from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
@@ -52,6 +52,7 @@ __all__ = [
     "locate_in_file",
     "locate_record",
     "parse",
+    "promise_storage",
     "read_directory",
     "read_header",
     "read_length",

@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastload._native.index cimport (
-    MAX_DIMENSIONS, NO_STORAGE, PACKED, STRIDED, TEXT_KEY, INT_KEY, Index, Row, Segment, add_overflows,
+    ELSEWHERE, MAX_DIMENSIONS, NO_STORAGE, PACKED, STRIDED, TEXT_KEY, INT_KEY, Index, Row, Segment, add_overflows,
     multiply_overflows, size_in_bytes,
 )
 from fastload._native.names cimport append_name, index_names
@@ -82,7 +82,8 @@ cdef int add_geometry(
 
 
 cdef uint64_t counted(value, str what) except? 0:
-    if isinstance(value, int) and 0 <= value <= MAX_BYTES:
+    # MAX_BYTES is an enum's, which becomes -1 where Python compares it with an object.
+    if isinstance(value, int) and value >= 0 and value.bit_length() < 64:
         return value
     raise FormatError(f"its {what} is no count: {value!r}")
 
@@ -170,6 +171,18 @@ def add_storage(Index index not None, uint64_t position, uint64_t size, uint64_t
             " the download or copy is incomplete; fetch it again"
         )
     return index.add_extent(position, size, False)
+
+
+def promise_storage(Index index not None, uint64_t size, bint is_view):
+    """Note a storage of *size* bytes that is not looked for now; returns its number for `append`.
+
+    Where *is_view*, it lies in a file within the source, and the source's `entry_of(row)` gives the entry that the
+    tensor has there; else it must be put together. The arrays of such tensors are not for `view` to make.
+    """
+    number = index.add_extent(0, size, True)
+    if is_view:
+        index.extents[index.extents_count - 1].position = ELSEWHERE
+    return number
 
 
 def finish(Index index not None):

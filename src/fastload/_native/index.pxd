@@ -34,8 +34,10 @@ cdef enum Flag:
 cdef extern from *:
     """
     #define FASTLOAD_NOWHERE 0xFFFFFFFFFFFFFFFFu
+    #define FASTLOAD_ELSEWHERE 0xFFFFFFFFFFFFFFFEu
     """
     const uint64_t NOWHERE "FASTLOAD_NOWHERE"
+    const uint64_t ELSEWHERE "FASTLOAD_ELSEWHERE"
 
 cdef enum:
     NO_STORAGE = 0xFFFFFFFF  # of a meta tensor: described, not stored
@@ -136,7 +138,8 @@ cdef class Index:
     cdef uint64_t *dims
     cdef size_t dims_count, dims_capacity
     # Of the storages that no Records hold: their numbers follow those of the records. At the position
-    # NOWHERE lie those whose bytes are not in the source as they are: `held` knows what gives them.
+    # NOWHERE lie those whose bytes are not in the source as they are: `held` knows what gives them; and ELSEWHERE those
+    # in a file within the source that is opened only when asked for: the source's `entry_of(row)` describes them there.
     cdef Extent *extents
     cdef size_t extents_count, extents_capacity
     cdef dict held           # number of such a storage: what gives its bytes

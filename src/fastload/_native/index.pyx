@@ -410,6 +410,14 @@ cdef inline bint is_view(Index index, const Row *row) noexcept:
     return index.records.is_stored(row.storage)
 
 
+cdef inline bint is_elsewhere(Index index, const Row *row) noexcept:
+    """Whether the bytes of a tensor are in a file within the source that has not been looked into."""
+    cdef uint32_t count = index.records_count()
+    return row.storage != NO_STORAGE and row.storage >= count and (
+        index.extents[row.storage - count].position == ELSEWHERE
+    )
+
+
 cdef inline TensorEntry new_entry(Index index, uint32_t row):
     cdef TensorEntry entry = TensorEntry.__new__(TensorEntry)
     entry.index = index
@@ -479,6 +487,8 @@ cdef class TensorEntry:
         cdef const Row *row = &self.index.rows[self.row]
         cdef size_t i
         cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
+        if is_elsewhere(self.index, row):
+            return self.index.source.entry_of(self.row).strides
         if row.flags & STRIDED:
             return tuple_of(self.index.dims + row.dims + row.ndim, row.ndim)
         if bits % 8 or row.flags & PACKED:
@@ -496,6 +506,8 @@ cdef class TensorEntry:
         cdef const Row *row = &self.index.rows[self.row]
         if not self.zero_copy:
             return None
+        if is_elsewhere(self.index, row):
+            return self.index.source.entry_of(self.row).offset
         if not self.index.is_located(row.storage):
             self.index.source.locate(self.index.records, row.storage)
         return self.index.source.origin + self.index.position_of(row.storage) + row.offset
@@ -545,6 +557,9 @@ cdef class TensorEntry:
     @property
     def quantization(self):
         """How integers stand for floats in a quantised tensor, a `Quantization`; None for any other."""
+        cdef const Row *row = &self.index.rows[self.row]
+        if KINDS[row.kind] == "quantised" and is_elsewhere(self.index, row):
+            return self.index.source.entry_of(self.row).quantization
         found = self.index.quantizations.get(self.row)
         return found() if callable(found) else found
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fastload import formats
 from fastload.errors import FastloadError, FormatError, LimitError, UnknownFormatError, UnsupportedError, located
-from fastload.folders import sharded
+from fastload.folders import dcp, sharded
 from fastload.folders.weight_map import WeightMap, read_weight_map
 from fastload.options import Options
 from fastload.source import Source
@@ -79,8 +79,7 @@ def open_path(path: str, options: Options) -> Tensors:
 def _open_folder(path: str, options: Options) -> Tensors:
     """The tensors of a folder: of its index, else of its one set of files, else of its single checkpoint."""
     if os.path.isfile(os.path.join(path, ".metadata")):
-        # Here `dcp.open_folder(path, options)` is to come.
-        raise UnsupportedError("is a distributed checkpoint (DCP), which this version of fastload cannot read yet")
+        return dcp.open_folder(path, options)
     files = _list_files(path)
     if "data.pkl" in files and os.path.isdir(os.path.join(path, "data")):
         raise UnsupportedError(
