@@ -50,7 +50,7 @@ def test_the_facts_and_the_statistics(show):
         "min           -1.5\n"
         "max           4\n"
         "mean          1.25\n"
-        "std           1.96638\n"
+        "std           1.90941\n"
         "zeros         2\n"
         "nans          0\n"
         "infinities    0\n"
