@@ -16,6 +16,7 @@ from fastload.errors import (
     UnknownFormatError,
     UnsupportedError,
 )
+from fastload.formats.torch.modules import ModuleNode
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "FastloadError",
     "FormatError",
     "LimitError",
+    "ModuleNode",
     "Record",
     "TensorEntry",
     "TensorNotFoundError",

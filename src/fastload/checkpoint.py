@@ -11,6 +11,7 @@ import numpy as np
 from fastload import folders
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, located, printable
+from fastload.formats.torch import modules
 from fastload.options import Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -95,6 +96,28 @@ class Checkpoint(Mapping[str, np.ndarray]):
             There are more objects than can be shown.
         """
         return self._open_tensors().objects()
+
+    def module_tree(self) -> modules.ModuleNode:
+        """The modules of a model that was saved whole, with their classes by name and their attributes; made anew.
+
+        Returns
+        -------
+        ModuleNode
+            The model's own node; where the file holds it within a dict or the like, one whose children are the models,
+            by their dotted paths. Printing it gives the text that `print(model)` gives in torch.
+
+        Raises
+        ------
+        UnsupportedError
+            The file holds no modules: it is a state dict, or of a format that has none.
+        LimitError
+            There are more objects than can be shown.
+        """
+        tensors = self._open_tensors()
+        try:
+            return modules.tree(tensors.objects())
+        except FastloadError as error:
+            raise located(error, tensors.path, tensors.format) from None
 
     def entry(self, name: str) -> TensorEntry:
         """The description of one tensor; its data is not read.

@@ -90,11 +90,14 @@ def test_help_states_the_exit_statuses_and_ends_in_an_example(verb, capsys):
     assert out.splitlines()[-1].startswith(f"example: fastload {' '.join(verb)}")
 
 
+NEEDED = {"show": ["w"]}  # what a verb wants beside the file
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_missing_file_is_status_3_and_one_line(verb, tmp_path, capsys):
     path = str(tmp_path / "no\nsuch\u202e file")
 
-    assert main([verb, path]) == 3
+    assert main([verb, path, *NEEDED.get(verb, [])]) == 3
     assert capsys.readouterr() == ("", f"fastload: {tmp_path}/no\\nsuch\\u202e file: No such file or directory\n")
 
 
@@ -106,7 +109,7 @@ def test_a_bad_file_is_status_3_and_one_line_with_its_name(verb, content, tmp_pa
     path = tmp_path / "bad\x07.pt"
     path.write_bytes(content)
 
-    status = main([verb, str(path)])
+    status = main([verb, str(path), *NEEDED.get(verb, [])])
 
     out, err = capsys.readouterr()
     assert status == 3 and out == ""
@@ -115,7 +118,7 @@ def test_a_bad_file_is_status_3_and_one_line_with_its_name(verb, content, tmp_pa
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_folder_is_status_3_and_one_line(verb, tmp_path, capsys):
-    assert main([verb, str(tmp_path)]) == 3
+    assert main([verb, str(tmp_path), *NEEDED.get(verb, [])]) == 3
     assert capsys.readouterr().err.startswith(f"fastload: {tmp_path}: is a folder")
 
 
