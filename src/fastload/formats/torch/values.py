@@ -10,7 +10,9 @@ import codecs
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["MAKERS", "mapping"]
+from fastload.formats.torch.numpy_values import numpy_dtype_of
+
+__all__ = ["MAKERS", "mapping", "numpy_dtype_of"]
 
 
 def mapping(*arguments: object) -> dict[Any, Any]:
