@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Source"]
 
 
-
 # File systems where a mapping costs a network round trip a page fault, by their magic in statfs(2).
 NETWORK_FILE_SYSTEMS = {
     0x6969: "nfs",

@@ -62,7 +62,7 @@ class Vocabulary:
     def __init__(
         self,
         rows: Iterable[tuple[str | None, str, str, int, str, str, str]],
-        makers: dict[tuple[str, str], Callable[..., Any]],
+        makers: dict[tuple[str, str], tuple[str, Any]],
         mapping: Callable[..., Any],
     ) -> None: ...
 
@@ -155,6 +155,9 @@ class Record:
     kwargs: dict[str, Any]
     state: Any
     items: list[Any]
+    is_mapping: bool
+    source_file: str | None
+    source: str | None
     def __init__(self, module: str, name: str, args: tuple[Any, ...] | None = None) -> None: ...
 
 @final
