@@ -67,7 +67,7 @@ class Vocabulary:
     def __init__(
         self,
         rows: Iterable[tuple[str | None, str, str, int, str, str]],
-        makers: dict[tuple[str, str], Callable[..., Any]],
+        makers: dict[tuple[str, str], tuple[str, Any]],
         mapping: Callable[..., Any],
         array_dtype: Callable[[tuple[Any, ...], Any], tuple[str, np.dtype[Any], bool] | None],
         quantization: Callable[[str, Any, Any, int | None], Any],
@@ -174,6 +174,9 @@ class Record:
     kwargs: dict[str, Any]
     state: Any
     items: list[Any]
+    is_mapping: bool
+    source_file: str | None
+    source: str | None
     def __init__(self, module: str, name: str, args: tuple[Any, ...] | None = None) -> None: ...
 
 @final

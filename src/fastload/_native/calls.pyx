@@ -46,8 +46,11 @@ cdef class Vocabulary:
         wrappers. *arguments* names the arguments of a function in order; a ``?`` marks those that may be missing, and
         what is not in `ARGUMENTS` is ignored.
     makers : dict
-        (module, name) to a function of the caller's that makes a plain value from the arguments in the file. One that
-        raises TypeError, ValueError or LookupError leaves a Record.
+        (module, name) to a pair, how the core is to use it and what makes a plain value: ("call", function of the
+        arguments in the file), ("state", function of the arguments and of what was handed to `__setstate__`),
+        ("namespace", None) for an object that is nothing but its attributes, ("constant", value), and ("new", function
+        of the arguments behind a class, which returns those of the class and the items). A function that raises
+        TypeError, ValueError or LookupError leaves a Record.
     mapping : function
         The maker that marks a dict-like class, whose items are set after it is made.
     array_dtype : function

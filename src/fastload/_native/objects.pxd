@@ -15,6 +15,9 @@ cdef class Record:
     cdef readonly dict kwargs
     cdef readonly object state
     cdef readonly list items
+    cdef readonly bint is_mapping
+    cdef readonly str source_file
+    cdef readonly str source
 
 
 cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node)

@@ -24,6 +24,7 @@ MAX_FIELDS = 4096  # of one structured dtype
 # Fields of the structured dtypes within one, in all: these may share each other, and to hash, compare or show a dtype
 # visits each as often as it is referred to.
 MAX_NESTED_FIELDS = 256
+MAX_SCALAR_FIELDS = 64  # of a structured scalar, which is made anew for each reference to its few bytes
 MAX_DEPTH = 16  # of structured dtypes within each other
 
 _SPELLING = re.compile(r"[<>|=]?(\?|[bBiufcSUVmM]\d{1,10}|[mM])", re.ASCII)
@@ -69,6 +70,8 @@ def numpy_scalar(dtype: object, data: object) -> Any:
     """
     if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.subdtype is not None:
         raise TypeError("a scalar of something else than a dtype")
+    if _count_fields(dtype, 1) > MAX_SCALAR_FIELDS:
+        raise ValueError("too many fields")
     raw = bytes_of_length(data, dtype.itemsize)
     value = np.ndarray((), dtype, raw)[()]
     return value if dtype.kind in "mM" else value.item()
