@@ -179,6 +179,10 @@ class FileTensors:
         """The array of a tensor whose storage must first be read, inflated or byte-swapped, or its values resolved."""
         index = self._index
         entry = index.entry(row)
+        if entry.storage is None and entry.kind != "meta":
+            raise UnsupportedError(
+                f"{entry.name!r} is of a class or layout whose values only torch can tell: load the file with torch"
+            )
         if entry.storage is None:
             raise UnsupportedError(
                 f"{entry.name!r} is a meta tensor: the file holds its shape {entry.shape} and no data"

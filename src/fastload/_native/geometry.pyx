@@ -82,7 +82,8 @@ cdef int add_geometry(
 
 
 cdef uint64_t counted(value, str what) except? 0:
-    if isinstance(value, int) and 0 <= value <= MAX_BYTES:
+    # MAX_BYTES is an enum's, which becomes -1 where Python compares it with an object.
+    if isinstance(value, int) and value >= 0 and value.bit_length() < 64:
         return value
     raise FormatError(f"its {what} is no count: {value!r}")
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from fastload._native import Index, parse
 from fastload.errors import FastloadError, TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.formats import safetensors
+from fastload.formats.torch import old_pt2, pt2, script_json
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
@@ -53,8 +54,8 @@ class Container(Protocol):
         """The files in it that hold tensors."""
 
 
-FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
-CONTAINERS: tuple[Container, ...] = ()
+FORMATS: tuple[Format, ...] = (pt2, script_json, torch_zip, safetensors)
+CONTAINERS: tuple[Container, ...] = (old_pt2,)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file of torch 0.1.10 to 1.5
 _NOT_YET = "which this version of fastload cannot read yet"
