@@ -264,7 +264,105 @@ def smallest_torch_zip() -> bytes:
     return torch_file({"w": tensor("float32", (2,), [1, 2])}, align=1, descriptors=False, zip64="", byteorder=None)
 
 
-SMALLEST: dict[str, Callable[[], bytes]] = {"safetensors": smallest_safetensors, "pytorch-zip": smallest_torch_zip}
+def tensor_meta(
+    dtype: int, shape: Sequence[int], strides: Sequence[int] | None = None, offset: int = 0, **fields: Any
+) -> dict[str, Any]:
+    """What an exported program says of a tensor; *dtype* is a number of its `ScalarType`."""
+    if strides is None:
+        strides = tensor("int8", shape, b"").strides
+    return {
+        "dtype": dtype,
+        "sizes": [{"as_int": size} for size in shape],
+        "requires_grad": False,
+        "device": {"type": "cpu", "index": None},
+        "strides": [{"as_int": stride} for stride in strides],
+        "storage_offset": {"as_int": offset},
+        "layout": 7,
+        **fields,
+    }
+
+
+def payload(record: str, meta: Any, *, is_param: Any = False, use_pickle: Any = False) -> dict[str, Any]:
+    """One entry of a list of weights or constants."""
+    return {"path_name": record, "is_param": is_param, "use_pickle": use_pickle, "tensor_meta": meta}
+
+
+def pt2_file(
+    weights: Mapping[str, Any],
+    records: Mapping[str, bytes],
+    *,
+    constants: Mapping[str, Any] | None = None,
+    program: str = "model",
+    more: Mapping[str, bytes] | None = None,
+    **archive: Any,
+) -> bytes:
+    """An exported program of those payloads; *records* by their names below `data/`, *more* by their whole names."""
+    members = {
+        f"data/weights/{program}_weights_config.json": json.dumps({"config": weights}).encode(),
+        f"data/constants/{program}_constants_config.json": json.dumps({"config": constants or {}}).encode(),
+        f"models/{program}.json": b"{}",
+        **{f"data/{name}": data for name, data in records.items()},
+        "archive_format": b"pt2",
+        "archive_version": b"0",
+        "byteorder": b"little",
+        **(more or {}),
+    }
+    deflate = {f"package/{name}" for name in archive.pop("deflate", ())}
+    return zip_file([(f"package/{name}", data) for name, data in members.items()], deflate=deflate, **archive)
+
+
+def script_json_file(
+    tensors: Sequence[Mapping[str, Any]], module: Mapping[str, Any], records: Mapping[str, bytes], **archive: Any
+) -> bytes:
+    """TorchScript of torch 1.1 and 1.2: the table of tensors, the main module, records by their whole names."""
+    model = {"protoVersion": "5", "mainModule": module, "producerName": "pytorch", "tensors": tensors}
+    members = {"version": b"1\n", "model.json": json.dumps(model).encode(), **records}
+    deflate = {f"script/{name}" for name in archive.pop("deflate", ())}
+    return zip_file([(f"script/{name}", data) for name, data in members.items()], deflate=deflate, **archive)
+
+
+def script_tensor(data_type: Any, dims: Sequence[int], key: str = "tensors/0", **fields: Any) -> dict[str, Any]:
+    """One row of that table, with its 64-bit numbers as texts."""
+    strides = tensor("int8", dims, b"").strides
+    return {
+        "dims": [str(size) for size in dims],
+        "offset": "0",
+        "strides": [str(stride) for stride in strides],
+        "requiresGrad": True,
+        "dataType": data_type,
+        "data": {"key": key},
+        "device": "cpu",
+        **fields,
+    }
+
+
+def smallest_pt2() -> bytes:
+    """Two float32 values named "w", in an archive without padding."""
+    data = np.array([1, 2], "<f4").tobytes()
+    weights = {"w": payload("weight_0", tensor_meta(7, (2,)))}
+    return pt2_file(weights, {"weights/weight_0": data}, align=1, descriptors=False, zip64="")
+
+
+def smallest_old_pt2() -> bytes:
+    """Two float32 values named "w", in a PyTorch zip within an archive."""
+    return zip_file([("serialized_state_dict.pt", smallest_torch_zip())], align=1, descriptors=False, zip64="")
+
+
+def smallest_script_json() -> bytes:
+    """Two float32 values named "w", in an archive without padding."""
+    module = {"parameters": [{"name": "w", "tensorId": "0"}]}
+    data = np.array([1, 2], "<f4").tobytes()
+    rows = [script_tensor("FLOAT", (2,))]
+    return script_json_file(rows, module, {"tensors/0": data}, align=1, descriptors=False, zip64="")
+
+
+SMALLEST: dict[str, Callable[[], bytes]] = {
+    "safetensors": smallest_safetensors,
+    "pytorch-zip": smallest_torch_zip,
+    "pt2": smallest_pt2,
+    "pt2-old": smallest_old_pt2,
+    "torchscript-json": smallest_script_json,
+}
 
 
 def smallest_file(format_name: str) -> bytes:

@@ -187,6 +187,10 @@ class FileTensors:
     def _check_copy(self, row: int) -> None:
         """See that a tensor that is no view of the file has data, and may be copied."""
         entry = self._index.entry(row)
+        if entry.storage is None and entry.kind != "meta":
+            raise UnsupportedError(
+                f"{entry.name!r} is of a class or layout whose values only torch can tell: load the file with torch"
+            )
         if entry.storage is None:
             raise UnsupportedError(
                 f"{entry.name!r} is a meta tensor: the file holds its shape {entry.shape} and no data"

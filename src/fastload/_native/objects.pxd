@@ -22,4 +22,4 @@ cdef class Record:
 
 cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node)
 cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node)
-cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves)
+cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=*)

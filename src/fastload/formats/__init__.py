@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from fastload._native import Index
 from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.formats import gzipped, nemo, npy, safetensors
-from fastload.formats.torch import bare_pickle, legacy, package, tar, torchscript
+from fastload.formats.torch import bare_pickle, legacy, old_pt2, package, pt2, script_json, tar, torchscript
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
@@ -55,8 +55,19 @@ class Container(Protocol):
         """The files in it that hold tensors."""
 
 
-FORMATS: tuple[Format, ...] = (package, torchscript, torch_zip, legacy, tar, safetensors, npy, bare_pickle)
-CONTAINERS: tuple[Container, ...] = (gzipped, nemo)
+FORMATS: tuple[Format, ...] = (
+    pt2,
+    package,
+    torchscript,
+    script_json,
+    torch_zip,
+    legacy,
+    tar,
+    safetensors,
+    npy,
+    bare_pickle,
+)
+CONTAINERS: tuple[Container, ...] = (gzipped, nemo, old_pt2)
 
 _NOT_YET = "which this version of fastload cannot read yet"
 

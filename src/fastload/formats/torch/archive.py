@@ -27,7 +27,17 @@ MAX_TEXT_BYTES = 4096  # of one of them; torch writes 40 at most
 
 # What makes an archive one of PyTorch's; the first that is there, in the folder of its first record, or else in only
 # one folder, says where P is.
-ROOTS = ("data.pkl", "constants.pkl", "model.json", "archive_format", ".data/extern_modules", ".data/version")
+ROOTS = (
+    "data.pkl",
+    "constants.pkl",
+    "model.json",
+    "archive_format",
+    "serialized_exported_program.json",
+    "serialized_state_dict.pt",
+    "serialized_state_dict.json",
+    ".data/extern_modules",
+    ".data/version",
+)
 
 
 class Archive(NamedTuple):

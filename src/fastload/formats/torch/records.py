@@ -1,0 +1,147 @@
+"""Records of an archive that are no pickles of its own: JSON, small texts, and files within the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fastload._native import check
+from fastload.errors import FastloadError, FormatError, LimitError
+from fastload.formats.torch.archive import MAX_TEXT_BYTES, Archive
+from fastload.source import Source
+
+__all__ = ["FreeNames", "about", "expect", "find", "open_part", "read_json", "read_text"]
+
+# A description takes about 600 bytes a tensor, so this is 100,000 of them. As Python objects JSON takes up to twenty
+# times the room, and a hostile record inflates to a thousand times its size.
+MAX_JSON_BYTES = 1 << 26
+
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a fraction",
+    bool: "true or false",
+    type(None): "null",
+}
+
+Value = TypeVar("Value")
+
+
+def find(archive: Archive, name: str) -> int:
+    """The number of the record *name* below P.
+
+    Raises
+    ------
+    FormatError
+        There is none. The name may come from the file: it is looked up among the records and nowhere else.
+    """
+    try:
+        number = archive.find(name)
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and no name of a record can be
+        number = -1
+    if number < 0:
+        raise FormatError(f"the archive lacks the record {archive.root + name!r}")
+    return number
+
+
+def read_json(source: Source, archive: Archive, name: str) -> Any:
+    """The JSON in the record *name* below P, strictly: no name twice in an object, no NaN.
+
+    Raises
+    ------
+    LimitError
+        It is longer than `MAX_JSON_BYTES`.
+    FormatError
+        There is no such record, or it is no JSON.
+    """
+    import json  # 5 ms, and few files have any
+
+    number = find(archive, name)
+    size = archive.records.size(number)
+    if size > MAX_JSON_BYTES:
+        raise LimitError(f"record {name!r} is {size:,} bytes of JSON, more than the {MAX_JSON_BYTES:,} that are read")
+    try:
+        text = bytes(source.read_record(archive.records, number)).decode()
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except FastloadError as error:
+        error.message = f"record {name!r}: {error.message}"
+        raise
+    except RecursionError:
+        raise FormatError(f"record {name!r} is JSON that is nested too deeply") from None
+    except ValueError as error:  # also of bytes that are not UTF-8, and of numbers of thousands of digits
+        raise FormatError(f"record {name!r} is not JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise FormatError(f"the name {twice!r} stands twice in an object of it")
+    return made
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def read_text(source: Source, archive: Archive, name: str, limit: int = MAX_TEXT_BYTES) -> str:
+    """The text in the record *name* below P, of which at most *limit* bytes are read.
+
+    Raises
+    ------
+    LimitError
+        It is longer.
+    """
+    number = find(archive, name)
+    size = archive.records.size(number)
+    if size > limit:
+        raise LimitError(f"record {name!r} is {size:,} bytes of text, more than the {limit:,} that are read")
+    return bytes(source.read_record(archive.records, number)).decode("utf-8", "replace")
+
+
+def open_part(source: Source, archive: Archive, number: int) -> Source:
+    """The file that a record holds; it lies within *source* unless the record is compressed."""
+    records = archive.records
+    check(records, number)
+    if records.is_view(number):
+        return source.part(source.locate(records, number), records.size(number))
+    return source.unpacked(source.read_record(records, number))
+
+
+def expect(value: object, kind: type[Value], what: str) -> Value:
+    """*value*, which must be of *kind* exactly: true is no number."""
+    if type(value) is not kind:
+        raise FormatError(f"{what} is {_KINDS.get(type(value), 'odd')} instead of {_KINDS[kind]}")
+    return value
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Errors on the way begin with *what* they are about."""
+    try:
+        yield
+    except FastloadError as error:
+        error.message = f"{what}: {error.message}"
+        raise
+
+
+class FreeNames:
+    """Gives each tensor a name of its own: the second and later of one name get `#2`, `#3` and so on."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+
+    def take(self, name: str) -> str:
+        """*name*, or its first variant that is not taken; it is taken from now on."""
+        if name in self._next:
+            number = self._next[name]
+            while f"{name}#{number}" in self._next:
+                number += 1
+            self._next[name] = number + 1
+            name = f"{name}#{number}"
+        self._next[name] = 2
+        return name
