@@ -216,9 +216,8 @@ def _dtype(name: str, properties: Any) -> int:
         raise FormatError(f"tensor {name!r} has a dtype that is none: {dtype!s:.100}")
     if dtype.name not in dtypes.TORCH_DTYPES:
         raise UnsupportedError(f"tensor {name!r} is of torch.{dtype.name}, a dtype that fastload does not know")
-    if not isinstance(layout, Record) or layout.name != "_get_layout" or layout.args != ("torch.strided",):
-        shown = layout.args[0] if isinstance(layout, Record) and layout.args else layout
-        raise UnsupportedError(f"tensor {name!r} is of the layout {shown!s:.100}, and not of torch.strided")
+    if layout != "torch.strided":
+        raise UnsupportedError(f"tensor {name!r} is of the layout {layout!s:.100}, and not of torch.strided")
     return dtypes.TORCH_DTYPES[dtype.name]
 
 
