@@ -6,8 +6,10 @@
 
 from fastload._native import Record
 from fastload.checkpoint import Checkpoint, open
+from fastload.config import read_config
 from fastload.entry import TensorEntry
 from fastload.errors import (
+    ConfigError,
     FastloadError,
     FormatError,
     LimitError,
@@ -16,14 +18,17 @@ from fastload.errors import (
     UnknownFormatError,
     UnsupportedError,
 )
+from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Checkpoint",
+    "ConfigError",
     "FastloadError",
     "FormatError",
     "LimitError",
+    "PickledGlobal",
     "Record",
     "TensorEntry",
     "TensorNotFoundError",
@@ -32,4 +37,5 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "open",
+    "read_config",
 ]

@@ -12,6 +12,7 @@ from fastload import folders
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, located, printable
 from fastload.options import Io, Options
+from fastload.scan import PickledGlobal, classify
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
 
@@ -95,6 +96,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
             There are more objects than can be shown.
         """
         return self._open_tensors().objects()
+
+    def globals(self) -> list[PickledGlobal]:
+        """Every class and function that the file's pickles name, in order, and what unpickling them would do.
+
+        fastload itself imports and calls none of them. A format without pickles has none.
+        """
+        return classify(self._open_tensors().list_globals())
 
     def entry(self, name: str) -> TensorEntry:
         """The description of one tensor; its data is not read.

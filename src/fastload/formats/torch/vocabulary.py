@@ -12,7 +12,7 @@ from fastload._native import Vocabulary
 from fastload.dtypes import TORCH_DTYPES, TORCH_STORAGES
 from fastload.formats.torch.values import MAKERS, mapping
 
-__all__ = ["VOCABULARY"]
+__all__ = ["GLOBALS", "VOCABULARY"]
 
 
 class Global(NamedTuple):
