@@ -6,8 +6,10 @@
 
 from fastload._native import Record
 from fastload.checkpoint import Checkpoint, open
+from fastload.config import read_config
 from fastload.entry import TensorEntry
 from fastload.errors import (
+    ConfigError,
     FastloadError,
     FormatError,
     LimitError,
@@ -17,15 +19,18 @@ from fastload.errors import (
     UnsupportedError,
 )
 from fastload.formats.torch.modules import ModuleNode
+from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Checkpoint",
+    "ConfigError",
     "FastloadError",
     "FormatError",
     "LimitError",
     "ModuleNode",
+    "PickledGlobal",
     "Record",
     "TensorEntry",
     "TensorNotFoundError",
@@ -34,4 +39,5 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "open",
+    "read_config",
 ]

@@ -13,6 +13,7 @@ from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, located, printable
 from fastload.formats.torch import modules
 from fastload.options import Io, Options
+from fastload.scan import PickledGlobal, classify
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
 
@@ -118,6 +119,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
             return modules.tree(tensors.objects())
         except FastloadError as error:
             raise located(error, tensors.path, tensors.format) from None
+
+    def globals(self) -> list[PickledGlobal]:
+        """Every class and function that the file's pickles name, in order, and what unpickling them would do.
+
+        fastload itself imports and calls none of them. A format without pickles has none.
+        """
+        return classify(self._open_tensors().list_globals())
 
     def entry(self, name: str) -> TensorEntry:
         """The description of one tensor; its data is not read.

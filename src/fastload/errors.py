@@ -6,7 +6,11 @@ A message says what is wrong, where, and what to do next. The parsers know only 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 __all__ = [
+    "ConfigError",
+    "ConfigProblem",
     "FastloadError",
     "FormatError",
     "LimitError",
@@ -86,6 +90,36 @@ class TensorNotFoundError(FastloadError, KeyError):
     """The checkpoint has no tensor of that name; the message offers near ones."""
 
     __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
+
+
+class ConfigProblem(NamedTuple):
+    """One field that could not be filled: its dotted path, what it should be, and what is there."""
+
+    path: str
+    expected: str
+    found: str
+
+
+class ConfigError(FastloadError, ValueError):
+    """What a checkpoint holds beside its tensors is not what `read_config` was asked for.
+
+    Attributes
+    ----------
+    problems : tuple of ConfigProblem
+        All fields that are missing or of another type; empty where something else is wrong.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        problems: tuple[ConfigProblem, ...] = (),
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        format: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, offset=offset, format=format)
+        self.problems = problems
 
 
 def located(error: FastloadError, path: str | None, format: str | None = None) -> FastloadError:

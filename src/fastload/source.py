@@ -208,7 +208,9 @@ class Source:
             )
         region = None if self.region is None else Region(memoryview(self.region)[offset : offset + size])
         origin = self.origin + offset
-        return Source(self.path, size, region, self._file, origin=origin, is_inflated=self.is_inflated)
+        part = Source(self.path, size, region, self._file, origin=origin, is_inflated=self.is_inflated)
+        part._watched = self._watched
+        return part
 
     def unpacked(self, data: Buffer) -> Source:
         """A Source of *data*, which was unpacked from this one."""

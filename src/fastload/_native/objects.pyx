@@ -301,7 +301,7 @@ cdef class Builder:
     cdef int make(self, uint32_t number) except -1:
         """Make the object of a call from its arguments."""
         cdef Node *node = &self.graph.nodes[number]
-        use, function = self.maker_of(number)
+        _, function = self.maker_of(number)
         self.spend(self.made.get(node.y), 1)
         try:
             if node.y not in self.made or not self.are_usable(node.y):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from fastload import __version__
-from fastload.cli import ls, show, tree, verify
+from fastload.cli import ls, scan, show, tree, verify
 from fastload.errors import FastloadError, located, printable
 
 __all__ = ["VERBS", "Verb", "main"]
@@ -47,6 +47,7 @@ class Verb(Protocol):
 
 VERBS: dict[str, Verb] = {
     "ls": ls,
+    "scan": scan,
     "show": show,
     "tree": tree,
     "verify": verify,

@@ -71,7 +71,7 @@ def open_path(path: str, options: Options) -> Tensors:
         except FastloadError as error:
             raise located(error, path) from None
     source = Source.of(path, options.io)
-    if formats.is_json(source):
+    if formats.is_shard_index(source):
         return sharded.open_index(path, source, read_weight_map(source), options)
     return open_source(source, options)
 

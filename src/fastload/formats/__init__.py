@@ -12,7 +12,7 @@ from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_json"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_shard_index"]
 
 HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
@@ -86,14 +86,15 @@ def detect_container(source: Source) -> Container | None:
     return None
 
 
-def is_json(source: Source) -> bool:
-    """Whether *source* is a JSON object, as the index of a sharded checkpoint is, and of no format of ours."""
+def is_shard_index(source: Source) -> bool:
+    """Whether *source* is the index of a sharded checkpoint: JSON with a `weight_map`, and of no format of ours."""
     head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
-    return _begins_json(head) and not any(format.probe(source, head) for format in FORMATS)
+    return _names_shards(source, head) and not any(format.probe(source, head) for format in FORMATS)
 
 
-def _begins_json(head: bytes) -> bool:
-    return head.lstrip(BLANK).startswith(b"{")
+def _names_shards(source: Source, head: bytes) -> bool:
+    searched = min(source.size, MAX_SEARCHED_JSON_BYTES)
+    return head.lstrip(BLANK).startswith(b"{") and b'"weight_map"' in bytes(source.fetch(0, searched))
 
 
 def detect(source: Source) -> Format:
@@ -116,10 +117,10 @@ def detect(source: Source) -> Format:
     from fastload.formats import foreign  # only what cannot be read needs its tables
 
     tail = min(foreign.TAIL_BYTES, source.size)
-    if _begins_json(head) and b'"weight_map"' in bytes(source.fetch(0, min(source.size, MAX_SEARCHED_JSON_BYTES))):
+    if _names_shards(source, head):
         raise UnsupportedError("is the index of a sharded checkpoint, whose files lie beside it: open it by its path")
     foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
-    if _begins_json(head):
+    if head.lstrip(BLANK).startswith(b"{"):
         raise UnknownFormatError("is JSON, a configuration perhaps, and holds no tensors")
     if head[8:9] == b"{":
         return safetensors  # whose header claims too many bytes, as it will say

@@ -16,7 +16,7 @@ from fastload.entry import Quantization
 from fastload.formats.torch.numpy_values import numpy_dtype_of
 from fastload.formats.torch.values import MAKERS, mapping
 
-__all__ = ["VOCABULARY"]
+__all__ = ["GLOBALS", "VOCABULARY"]
 
 
 class Global(NamedTuple):
