@@ -102,7 +102,6 @@ DANGEROUS = {
     ("torch", "compile"): RUNS_CODE,
     ("torch.serialization", "load"): UNPICKLES,
     # Only the pickle within says what it does, and `list_globals` does not look into it.
-    ("torch.storage", "_load_from_bytes"): UNPICKLES,
     ("numpy", "load"): UNPICKLES,
     ("numpy", "fromfile"): FILES,
     ("numpy", "memmap"): FILES,

@@ -98,7 +98,7 @@ def test_globals_of_a_checkpoint_have_a_verdict_and_a_reason():
         ("webbrowser", "open"), ("functools", "partial"), ("operator", "attrgetter"), ("types", "FunctionType"),
         ("os.path", "join"), ("torch", "serialization.os.system"), ("torch.serialization", "os.system"),
         ("builtins", "int.__class__"), ("collections", "OrderedDict.__init__.__globals__"), ("torch", "os.system"),
-        ("torch.storage", "_load_from_bytes"), ("a", "b.builtins.eval"),
+        ("a", "b.builtins.eval"),
         ("torch.fx.graph_module", "reduce_graph_module"),
         ("torch", ".".join(["x"] * 30 + ["os", "system"])), ("builtins", "hasattr"),
     ],

@@ -253,7 +253,7 @@ def test_files_are_opened_once_and_only_when_needed_by_any_number_of_threads(tmp
     halves(tmp_path / "saved")
     opened = []
     real = Source._of_file
-    monkeypatch.setattr(Source, "_of_file", classmethod(lambda cls, path, io: opened.append(path) or real(path, io)))
+    monkeypatch.setattr(Source, "_of_file", classmethod(lambda cls, path, *rest: opened.append(path) or real(path, *rest)))
     checkpoint = fastload.open(tmp_path / "saved")
     repr(checkpoint), checkpoint.entries(), checkpoint.metadata
     assert [os.path.basename(path) for path in opened] == [".metadata"]
@@ -300,7 +300,7 @@ def test_a_missing_file_is_named_and_the_rest_is_read(tmp_path):
     storage = [(key(name, (0,)), info(f"{name}.distcp", 0, len(data))) for name in ("v", "w")]
     folder = write(tmp_path / "saved", metadata(described, storage), {"v.distcp": data})
 
-    assert "'w': the folder lacks the file 'w.distcp'" in str(refused(folder))
+    assert "'w': the file 'w.distcp' is missing" in str(refused(folder))
     assert fastload.open(folder)["v"].tolist() == [1, 2]
 
 

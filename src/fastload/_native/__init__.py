@@ -7,6 +7,7 @@ from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
+from fastload._native.blob import list_globals
 from fastload._native.calls import Vocabulary
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
@@ -48,6 +49,7 @@ __all__ = [
     "find_directory",
     "finish",
     "harvest",
+    "list_globals",
     "local_header",
     "locate_in_file",
     "locate_record",

@@ -10,9 +10,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, OWN_BYTES, REDUCE, STR8, TEXT, Graph, Node, Slice, bytes_of, wide,
 )
-from fastload._native.index cimport DtypeTable
-from fastload._native.calls cimport ENCODE, Call, Calls
-from fastload._native.stream cimport Blob, read_blob
+from fastload._native.index cimport DtypeTable, Index
+from fastload._native.calls cimport ENCODE, LOADER, Call, Calls, Vocabulary
+from fastload._native.stream cimport Blob, read_blob, read_pickles
 
 from fastload.errors import FastloadError, FormatError
 
@@ -99,21 +99,34 @@ cdef int64_t add_data(Calls calls, uint32_t node) except -1 with gil:
     return add_part(calls, data, 0, found.length)
 
 
+cdef uint32_t blob_node(Calls calls, uint32_t node) except 0:
+    """The node that holds the bytes of the file that a LOADER is called with."""
+    cdef const Node *arguments = &calls.graph.nodes[calls.graph.nodes[node].y]
+    cdef uint32_t data
+    if arguments.tail != 1:
+        raise FormatError("the function that loads its storage is called with too few or too many arguments")
+    data = data_node(calls, calls.graph.children[arguments.x])
+    if data == 0:
+        raise FormatError("the file that should be its storage is empty")
+    return data
+
+
+cdef bytes blob_bytes(Calls calls, uint32_t node):
+    """The bytes of the file that a LOADER is called with."""
+    cdef uint32_t data = blob_node(calls, node)
+    cdef Slice found = bytes_of(calls.graph, &calls.graph.nodes[data])
+    return decoded(found) if calls.graph.nodes[data].kind == TEXT else found.start[:found.length]
+
+
 cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
     """Read the whole file that a call of a LOADER has as its argument, and note the one storage in it."""
-    cdef const Node *arguments
     cdef uint32_t data
     cdef Slice found
     cdef Blob blob
     cdef bytes text
     if node in calls.blobs:
         return 0
-    arguments = &calls.graph.nodes[calls.graph.nodes[node].y]
-    if arguments.tail != 1:
-        raise FormatError("the function that loads its storage is called with too few or too many arguments")
-    data = data_node(calls, calls.graph.children[arguments.x])
-    if data == 0:
-        raise FormatError("the file that should be its storage is empty")
+    data = blob_node(calls, node)
     found = bytes_of(calls.graph, &calls.graph.nodes[data])
     if calls.graph.nodes[data].kind == TEXT:
         text = decoded(found)
@@ -127,3 +140,24 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
     storage = add_part(calls, data, blob.position, blob.size)
     calls.blobs[node] = (storage, blob.dtype, blob.size)
     return 0
+
+
+def list_globals(Graph graph not None, Vocabulary vocabulary not None, DtypeTable dtypes not None):
+    """Every (module, name) that a pickle and the files within it mention, once each, in order.
+
+    Raises
+    ------
+    FormatError
+        A file within the pickle cannot be read.
+    """
+    cdef Calls calls = Calls(graph, vocabulary, Index(None, dtypes), None)
+    cdef Call call
+    cdef uint32_t node
+    cdef bytes data
+    found = dict.fromkeys(graph.list_globals())
+    vocabulary.resolve(graph)
+    for node in range(1, <uint32_t>graph.nodes_count):
+        if calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == LOADER:
+            data = blob_bytes(calls, node)
+            found.update(dict.fromkeys(read_pickles(data, len(data), 0, False, data).saved.list_globals()))
+    return list(found)

@@ -9,6 +9,7 @@ places are known without a look at the storages; the numbers before them are che
 Format: `torch/serialization.py`, `_legacy_save` and `_legacy_load` of torch 2.13.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
@@ -34,10 +35,9 @@ cdef enum:
     SMALL_BYTES = 256        # of the pickles that hold no more than a few numbers; only a guess at their length
 
 
+@cython.final
 cdef class Stream:
     """The pickles of a stream, and where the storages begin."""
-    cdef Graph saved, keys
-    cdef uint64_t data       # from the start of the stream
 
 
 cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin, bint is_in_source, object held):

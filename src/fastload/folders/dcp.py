@@ -78,19 +78,13 @@ class _File:
         self._blobs: dict[str, tuple[Tensors, int]] = {}  # by name of the tensor whose only chunk it is
         self._safetensors: dict[int, Tensors] = {}  # by where it begins
         self._saved_offsets: dict[int, Any] = {}  # what that one says of its chunks
-        self.path = inside(folder, name)
+        self.path = inside(folder, name, may_lack=True)  # of many files, only those that are asked for must be there
 
     def source(self) -> Source:
         """The file itself, opened once."""
         with self._lock:
             if self._source is None:
-                try:
-                    self._source = Source.of(inside(self._folder, self.name), self._options.io)
-                except FileNotFoundError:
-                    raise FormatError(
-                        f"the folder lacks the file {self.name!r} that its metadata names: fetch it again",
-                        path=self._folder,
-                    ) from None
+                self._source = Source.of(inside(self._folder, self.name), self._options.io)
             return self._source
 
     def blob(self, place: Place, shard: int = 0, options: Options | None = None) -> Tensors:

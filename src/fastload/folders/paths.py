@@ -13,7 +13,7 @@ from fastload.errors import FormatError
 __all__ = ["inside"]
 
 
-def inside(folder: str, name: str) -> str:
+def inside(folder: str, name: str, *, may_lack: bool = False) -> str:
     """The path of the file that a checkpoint in *folder* calls *name*, where it is a file inside that folder.
 
     Sub-folders are fine. A symbolic link is followed where *folder* itself lists it, since Hugging Face's cache is made
@@ -25,6 +25,8 @@ def inside(folder: str, name: str) -> str:
         The folder; "" is the current one.
     name : str
         As the checkpoint has it: relative, with forward slashes.
+    may_lack : bool
+        Whether the file need not be there yet.
 
     Raises
     ------
@@ -38,6 +40,8 @@ def inside(folder: str, name: str) -> str:
         leaves = "/" in name and not _is_within(folder, path)
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if may_lack and not os.path.lexists(path):
+            return path
         what = "is a link to nothing" if os.path.lexists(path) else "is missing"
         raise FormatError(f"the file {name!r} {what}: the download or copy is incomplete") from None
     except (OSError, ValueError) as error:  # ValueError: characters that no file name can have

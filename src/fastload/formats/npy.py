@@ -89,7 +89,7 @@ def objects(source: Source, options: Options) -> Any:
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
     header = _header(source)
-    return _saved(source, header).graph.list_globals() if OBJECTS.fullmatch(header.descr) else []
+    return saved.list_globals(_saved(source, header).graph) if OBJECTS.fullmatch(header.descr) else []
 
 
 def verify(source: Source, index: Index) -> None:

@@ -63,7 +63,7 @@ def objects(source: Source, options: Options) -> Any:
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
-    return _parse(source).list_globals()
+    return saved.list_globals(_parse(source))
 
 
 def verify(source: Source, index: Index) -> None:

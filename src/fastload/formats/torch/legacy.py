@@ -55,7 +55,7 @@ def objects(source: Source, options: Options) -> Any:
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle of the object names, once each."""
-    return _saved(source).graph.list_globals()
+    return saved.list_globals(_saved(source).graph)
 
 
 def verify(source: Source, index: Index) -> None:

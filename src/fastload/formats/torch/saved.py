@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastload import dtypes
+from fastload import _native, dtypes
 from fastload._native import Graph, Index, Part, Records, build, build_state, harvest
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["Saved", "index", "objects", "state_metadata"]
+__all__ = ["Saved", "index", "list_globals", "objects", "state_metadata"]
 
 
 class Saved(NamedTuple):
@@ -46,7 +46,7 @@ def index(saved: Saved, source: Source, options: Options, leaves: dict[int, int]
 def objects(saved: Saved, source: Source, options: Options) -> Any:
     """The object as plain Python values; tensors are their entries, unknown classes are records."""
     leaves: dict[int, int] = {}
-    found = index(saved, source, options, leaves)
+    found = index(saved, source, options._replace(attributes=True), leaves)  # so that every tensor is an entry
     return build(saved.graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
 
 
@@ -54,3 +54,8 @@ def state_metadata(saved: Saved) -> dict[str, Any]:
     """`_metadata` of a state dict, which has the versions of its modules; nothing where there is none."""
     state = build_state(saved.graph, VOCABULARY)
     return {"_metadata": state["_metadata"]} if isinstance(state, dict) and "_metadata" in state else {}
+
+
+def list_globals(graph: Graph) -> list[tuple[str, str]]:
+    """(module, name) of every global that a pickle names, and those of the files within it, once each."""
+    return _native.list_globals(graph, VOCABULARY, dtypes.TABLE)

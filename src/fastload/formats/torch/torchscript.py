@@ -51,7 +51,7 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 def objects(source: Source, options: Options) -> Any:
     """The module as inert records; tensors are their entries."""
     leaves: dict[int, int] = {}
-    found = _harvest(source, options, leaves)
+    found = _harvest(source, options._replace(attributes=True), leaves)  # so that every tensor is an entry
     opened = archive.open_archive(source)
     graph = archive.parse_record(source, opened, "data.pkl")
     return build(graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
