@@ -344,8 +344,10 @@ def smallest_pt2() -> bytes:
 
 
 def smallest_old_pt2() -> bytes:
-    """Two float32 values named "w", in a PyTorch zip within an archive."""
-    return zip_file([("serialized_state_dict.pt", smallest_torch_zip())], align=1, descriptors=False, zip64="")
+    """Two float32 values named "w", in one of two PyTorch zips within an archive."""
+    nothing = torch_file({}, align=1, descriptors=False, zip64="", byteorder=None)
+    members = [("serialized_state_dict.pt", smallest_torch_zip()), ("serialized_constants.pt", nothing)]
+    return zip_file(members, align=1, descriptors=False, zip64="")
 
 
 def smallest_script_json() -> bytes:

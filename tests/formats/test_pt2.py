@@ -343,7 +343,7 @@ def test_a_symbolic_shape_is_refused_with_its_tensor(size):
         tensor_meta(F32, (2,), offset=2**63 - 1),
         tensor_meta(F32, (2,), (-1,), 1),
         tensor_meta(F32, (2,), (1, 1)),
-        tensor_meta(F32, (1,) * 70_000),
+        tensor_meta(F32, (1,) * 70_000, (1,) * 70_000),
     ],
 )
 def test_a_geometry_beyond_the_record_is_refused(meta):

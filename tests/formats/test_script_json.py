@@ -72,7 +72,7 @@ def test_names_are_those_of_the_state_dict_and_what_belongs_to_no_module_is_a_co
         "norm.num_batches": 7,
         "constants.4": [True, False],
     }
-    assert list(checkpoint)[0] == "top" and list(checkpoint)[-1] == "constants.4"
+    assert next(iter(checkpoint)) == "top" and list(checkpoint)[-1] == "constants.4"
     assert checkpoint.entry("layers.0.weight").key_path == ("layers.0.weight",)
     assert checkpoint.entry("constants.4").key_path == ("constants", 4)
 
@@ -205,7 +205,8 @@ def test_a_data_type_that_is_no_dtype_is_refused_with_its_tensor(spelled):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"7", b"\xff", b"[" * 1_000_000, b'{"mainModule":' * 100_000, b'{"tensors": [], "tensors": []}'],
+    "text",
+    [b"", b"[]", b"7", b"\xff", b"[" * 1_000_000, b'{"mainModule":' * 100_000, b'{"tensors": [], "tensors": []}'],
     ids=lambda text: ascii(text[:20]),
 )  # fmt: skip
 def test_a_description_that_is_no_json_of_that_shape_is_refused(text):
@@ -221,10 +222,10 @@ def test_a_model_json_of_another_program_is_no_checkpoint():
 @pytest.mark.parametrize("values", [(), 7, {0: 1}], ids=repr)
 def test_an_attribute_beyond_the_values_is_refused_when_asked_for(values):
     module = {"attributes": [{"name": "a", "id": "0"}]}
-    file = script_json_file([], module, {"attributes.pkl": dumps(values)})
+    checkpoint = fastload.open(script_json_file([], module, {"attributes.pkl": dumps(values)}))
 
     with pytest.raises(FormatError, match="attribute 'a'"):
-        fastload.open(file).objects
+        assert checkpoint.objects
 
 
 def chain(depth, name, leaves):

@@ -1,8 +1,10 @@
 """Mutated files: every one gives its tensors or a FastloadError, nothing else. FASTLOAD_FUZZ_ROUNDS sets the budget."""
 
+import io
 import os
 import random
 import struct
+import zipfile
 
 import pytest
 
@@ -15,6 +17,7 @@ from builders import (
     torch_file,
     torch_pickle,
     torch_zip,
+    zip_file,
 )
 from pickles import OPCODES
 from reading import read_all
@@ -144,6 +147,24 @@ def test_damaged_header_in_a_sound_safetensors_frame():
     header, data = whole[8 : 8 + length], whole[8 + length :]
 
     check("header", lambda chance: safetensors_raw(mutated(chance, header, JSON), data))
+
+
+@pytest.mark.parametrize(
+    ("format_name", "record"),
+    [
+        ("pt2", "package/data/weights/model_weights_config.json"),
+        ("torchscript-json", "script/model.json"),
+    ],
+)
+def test_damaged_json_in_a_sound_archive(format_name, record):
+    archive = zipfile.ZipFile(io.BytesIO(smallest_file(format_name)))
+    members = {name: archive.read(name) for name in archive.namelist()}
+    text = members.pop(record)
+
+    check(
+        f"{format_name} JSON",
+        lambda chance: zip_file([*members.items(), (record, mutated(chance, text, JSON))], align=1),
+    )
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

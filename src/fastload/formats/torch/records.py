@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastload._native import check
 from fastload.errors import FastloadError, FormatError, LimitError
 from fastload.formats.torch.archive import MAX_TEXT_BYTES, Archive
 from fastload.source import Source
+
+if TYPE_CHECKING:
+    from json import JSONDecoder
 
 __all__ = ["FreeNames", "about", "expect", "find", "open_part", "read_json", "read_text"]
 
@@ -55,17 +59,15 @@ def read_json(source: Source, archive: Archive, name: str) -> Any:
     LimitError
         It is longer than `MAX_JSON_BYTES`.
     FormatError
-        There is no such record, or it is no JSON.
+        There is no such record, or it is not JSON.
     """
-    import json  # 5 ms, and few files have any
-
     number = find(archive, name)
     size = archive.records.size(number)
     if size > MAX_JSON_BYTES:
         raise LimitError(f"record {name!r} is {size:,} bytes of JSON, more than the {MAX_JSON_BYTES:,} that are read")
     try:
         text = bytes(source.read_record(archive.records, number)).decode()
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return _decoder().decode(text)
     except FastloadError as error:
         error.message = f"record {name!r}: {error.message}"
         raise
@@ -73,6 +75,14 @@ def read_json(source: Source, archive: Archive, name: str) -> Any:
         raise FormatError(f"record {name!r} is JSON that is nested too deeply") from None
     except ValueError as error:  # also of bytes that are not UTF-8, and of numbers of thousands of digits
         raise FormatError(f"record {name!r} is not JSON: {error}") from None
+
+
+@cache
+def _decoder() -> JSONDecoder:
+    """Made once: with one for each text, memory went on growing for thousands of texts. Threads may share it."""
+    import json  # 5 ms, and few files have any
+
+    return json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
