@@ -253,7 +253,9 @@ def test_files_are_opened_once_and_only_when_needed_by_any_number_of_threads(tmp
     halves(tmp_path / "saved")
     opened = []
     real = Source._of_file
-    monkeypatch.setattr(Source, "_of_file", classmethod(lambda cls, path, *rest: opened.append(path) or real(path, *rest)))
+    monkeypatch.setattr(
+        Source, "_of_file", classmethod(lambda cls, path, *rest: opened.append(path) or real(path, *rest))
+    )
     checkpoint = fastload.open(tmp_path / "saved")
     repr(checkpoint), checkpoint.entries(), checkpoint.metadata
     assert [os.path.basename(path) for path in opened] == [".metadata"]

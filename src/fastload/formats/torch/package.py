@@ -81,9 +81,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
 
 
 def _harvest(source: Source, opened: archive.Archive, parts: list[Part], options: Options) -> Index:
-    return harvest(
-        parts, VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes
-    )
+    return harvest(parts, VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes)
 
 
 def _names(source: Source, opened: archive.Archive) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from fastload import dtypes
 from fastload._native import Index, Record, Records, build, parse
 from fastload.dtypes import DTYPES, TORCH_STORAGES
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
@@ -152,7 +151,11 @@ def _saved(source: Source) -> saved.Saved:
         if min(geometry) < 0:
             raise FormatError(f"tensor {key!r} of the archive has a negative size, stride or offset")
         tensors[str(key)] = (
-            codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim]
+            codes[root],
+            numbers[root],
+            base + geometry[-1],
+            geometry[:ndim],
+            geometry[ndim : 2 * ndim],
         )
     pickled = members["pickle"]
     size = max(min(pickled.size, source.size - pickled.offset), 0)
