@@ -5,7 +5,7 @@
     P/.data/ts_code/0/data.pkl  a TorchScript module that a pickle refers to as "0"; storages as above, source in code/
     P/.data/extern_modules      the modules that must be there to load it
 
-Nothing in the archive is imported. With a single pickle, names begin at its root; with several, with that of the pickle.
+Nothing in the archive is imported. Names begin at the root of a single pickle; with several, with the name of each.
 
 Format: torch/package/package_exporter.py and package_importer.py of torch 2.13.
 """
