@@ -13,25 +13,52 @@ from fastload.errors import (
     FastloadError,
     FormatError,
     LimitError,
+    PlanError,
     TensorNotFoundError,
     TruncatedError,
     UnknownFormatError,
     UnsupportedError,
 )
 from fastload.formats.torch.modules import ModuleNode
+from fastload.plan.adapt import (
+    BURN_TO_PYTORCH,
+    CHANNELS_FIRST_TO_LAST,
+    CHANNELS_LAST_TO_FIRST,
+    FLAX_TO_PYTORCH,
+    KERAS_TO_PYTORCH,
+    MMDNN_TO_PYTORCH,
+    PYTORCH_TO_BURN,
+    PYTORCH_TO_FLAX,
+    Adapter,
+    Rule,
+)
+from fastload.plan.fuse import Concat, Split
 from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BURN_TO_PYTORCH",
+    "CHANNELS_FIRST_TO_LAST",
+    "CHANNELS_LAST_TO_FIRST",
+    "FLAX_TO_PYTORCH",
+    "KERAS_TO_PYTORCH",
+    "MMDNN_TO_PYTORCH",
+    "PYTORCH_TO_BURN",
+    "PYTORCH_TO_FLAX",
+    "Adapter",
     "Checkpoint",
+    "Concat",
     "ConfigError",
     "FastloadError",
     "FormatError",
     "LimitError",
     "ModuleNode",
     "PickledGlobal",
+    "PlanError",
     "Record",
+    "Rule",
+    "Split",
     "TensorEntry",
     "TensorNotFoundError",
     "TruncatedError",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastload import folders
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, located, printable
+from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
 from fastload.formats.torch import modules
 from fastload.options import Io, Options
+from fastload.plan import adapt, cast, contiguous, fuse, remap, select
+from fastload.plan.adapt import Adapter, Types
+from fastload.plan.match import Patterns, patterns_of
+from fastload.plan.table import Table
+from fastload.planned import Explanation, PlannedTensors, Step
 from fastload.scan import PickledGlobal, classify
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -24,6 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "open"]
 
+PLAN_KEYWORDS = frozenset(
+    [
+        "subtree",
+        "include",
+        "exclude",
+        "where",
+        "drop_segments",
+        "rename",
+        "remap",
+        "contiguous",
+        "split",
+        "concat",
+        "adapt",
+        "cast",
+    ]
+)
 SHOWN_TENSORS = 10  # in a repr
 MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
 
@@ -36,10 +57,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
     changes and may be used by several threads at once.
     """
 
-    __slots__ = ("__weakref__", "_tensors")
+    __slots__ = ("__weakref__", "_options", "_tensors")
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: Tensors, options: Options = Options()) -> None:  # noqa: B008: it never changes
         self._tensors: Tensors | None = tensors
+        self._options = options
 
     # The mapping.
 
@@ -163,6 +185,169 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         return self._open_tensors().still_valid()
 
+    # The plan: each step gives a new checkpoint over the same file, and reads nothing.
+
+    def subtree(self, path: str) -> Checkpoint:
+        """The tensors whose names begin with *path* and a dot, without those.
+
+        Raises
+        ------
+        TensorNotFoundError
+            There are none; the message offers near paths.
+        """
+        return self._after("subtree", lambda table, rows: select.subtree(table, path))
+
+    def select(
+        self,
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        where: Callable[[TensorEntry], object] | None = None,
+        *,
+        strict: bool = False,
+    ) -> Checkpoint:
+        """The tensors that any of *include* matches (all, if not given), none of *exclude* does, and *where* is true of.
+
+        A string is an exact name, else a glob in which ``*`` crosses dots; a compiled `re.Pattern` is searched for.
+        *where* is a function of a `TensorEntry`. Where *strict*, a pattern that matches nothing is an error.
+
+        Raises
+        ------
+        PlanError
+            A pattern is none, or matches nothing where that is an error.
+        """
+        include, exclude = patterns_of(include) if include is not None else None, patterns_of(exclude)
+        return self._after(
+            "select",
+            lambda table, rows: select.select(
+                table, rows, include=include, exclude=exclude, where=where, strict=strict
+            ),
+        )
+
+    def drop_segments(self, segments: Iterable[str]) -> Checkpoint:
+        """The same tensors with certain segments, the pieces between dots, left out of their names.
+
+        Raises
+        ------
+        PlanError
+            Two tensors would come to one name.
+        """
+        kept = {segments} if isinstance(segments, str) else set(segments)
+        return self._after("drop_segments", lambda table, rows: remap.drop_segments(table, kept))
+
+    def rename(self, mapping: Mapping[str, str], *, strict: bool = True) -> Checkpoint:
+        """The same tensors, some under other names, each exactly as it stands.
+
+        Raises
+        ------
+        PlanError
+            Two tensors would come to one name, or, where *strict*, a name is not there.
+        """
+        fixed = dict(mapping)
+        return self._after("rename", lambda table, rows: remap.rename(table, fixed, strict=strict))
+
+    def remap(self, rules: remap.Rules, *, strict: bool = False) -> Checkpoint:
+        r"""The same tensors, renamed by patterns in Python's `re` syntax, or by a function of a name.
+
+        Each (pattern, replacement) pair is applied to all matches in what the pairs before it have made; groups are
+        ``\\1`` or ``\\g<name>``. Where *strict*, a pattern that matches nothing is an error.
+
+        Raises
+        ------
+        PlanError
+            A pattern or replacement is bad, or two tensors would come to one name: both are named.
+        """
+        fixed = rules if callable(rules) else list(rules.items() if isinstance(rules, Mapping) else rules)
+        return self._after("remap", lambda table, rows: remap.remap(table, fixed, strict=strict))
+
+    def contiguous_indices(
+        self, *, under: str | Iterable[str] | None = None, except_under: str | Iterable[str] | None = None
+    ) -> Checkpoint:
+        """The same tensors with the gaps in the indices of their names closed: ``fc.3, fc.5`` become ``fc.0, fc.1``.
+
+        *under* and *except_under* are dotted paths that limit it to indices below some, or keep it from those below
+        others.
+
+        Raises
+        ------
+        PlanError
+            Two tensors would come to one name, as ``w.7`` and ``w.007`` would.
+        """
+        return self._after(
+            "contiguous_indices",
+            lambda table, rows: contiguous.contiguous_indices(table, under=under, except_under=except_under),
+        )
+
+    def split(self, *rules: fuse.Split | tuple[Any, ...]) -> Checkpoint:
+        """Fused tensors taken apart: each rule is a `Split` (pattern, names of the parts, axis, sizes). Parts are views.
+
+        Raises
+        ------
+        PlanError
+            A pattern is bad or matches nothing, the sizes do not come to the tensor's, or names collide.
+        """
+        return self._after("split", lambda table, rows: fuse.split(table, rows, rules))
+
+    def concat(self, *rules: fuse.Concat | tuple[Any, ...]) -> Checkpoint:
+        """Tensors put together: each rule is a `Concat` (patterns of the parts, name of the whole, axis).
+
+        Raises
+        ------
+        PlanError
+            A pattern is bad or matches nothing, a part is missing, parts do not fit, or names collide.
+        """
+        return self._after("concat", lambda table, rows: fuse.concat(table, rows, rules))
+
+    def cast(
+        self,
+        rules: cast.CastRules,
+        where: Callable[[TensorEntry], object] | None = None,
+        *,
+        integers: bool = False,
+        strict: bool = False,
+    ) -> Checkpoint:
+        """The same tensors in another dtype: of all floats, or by a mapping of patterns to dtypes, the first of which counts.
+
+        Raises
+        ------
+        PlanError
+            A dtype is unknown, or one to which a tensor cannot be cast.
+        """
+        fixed = rules if isinstance(rules, str) else dict(rules)
+        return self._after(
+            "cast",
+            lambda table, rows: cast.cast(table, rows, fixed, where=where, integers=integers, strict=strict),
+        )
+
+    def adapt(self, adapters: Adapter | Iterable[Adapter], types: Types | None = None) -> Checkpoint:
+        """The same tensors as another framework names them and lays them out; permuted axes are views.
+
+        *types* maps patterns of dotted module paths to class names, such as ``{"fc*": "Linear"}``, or is a function of a
+        path; modules that it leaves open are looked up in the file's own module tree, where it has one.
+
+        Raises
+        ------
+        PlanError
+            A rule may apply and the type of its module is not known: the tensors are named. Or names would collide.
+        """
+        fixed = (adapters,) if isinstance(adapters, Adapter) else tuple(adapters)
+        return self._after(
+            "adapt",
+            lambda table, rows: adapt.adapt(table, rows, fixed, types=types, known=lambda: _module_types(rows)),
+        )
+
+    def explain(self) -> list[Explanation]:
+        """How every tensor came to be what it is: its name, dtype and shape after each step that changed them.
+
+        In the order of the result; then the tensors that a step has left out. Each prints as one line.
+        """
+        tensors = self._open_tensors()
+        planned = tensors if isinstance(tensors, PlannedTensors) else PlannedTensors(tensors)
+        return planned.explain()
+
+    def _after(self, name: str, apply: Callable[[Table, Tensors], Table]) -> Checkpoint:
+        step = Step(name, apply)
+        return Checkpoint(PlannedTensors.after(self._open_tensors(), step, self._options.allow_copy), self._options)
+
     # Closing.
 
     def close(self) -> None:
@@ -241,6 +426,7 @@ def open(
     allow_copy: bool = True,
     attributes: bool = False,
     max_inflated: int | None = None,
+    **plan: Any,
 ) -> Checkpoint:
     """Open a checkpoint: read what it holds, and none of its tensors.
 
@@ -263,6 +449,10 @@ def open(
     max_inflated : int, optional
         Bytes to which a gzip file, which does not say how large it will be, may inflate; half of the free memory if
         not given.
+    **plan
+        Steps of a plan by keyword, in this order whatever that of the keywords: ``subtree``, ``include``, ``exclude``,
+        ``where``, ``drop_segments``, ``rename``, ``remap``, ``contiguous``, ``split``, ``concat``, ``adapt``, ``cast``;
+        each is what the method of `Checkpoint` takes first.
 
     Raises
     ------
@@ -290,4 +480,45 @@ def open(
             tensors = open_source(Source.of(source, io), options)
     except FastloadError as error:
         raise located(error, path) from None
-    return Checkpoint(tensors)
+    return planned(Checkpoint(tensors, options), plan)
+
+
+def _module_types(tensors: Tensors) -> dict[str, str]:
+    """The classes of the modules of a file that has some, without their modules, by dotted path."""
+    try:
+        tree = modules.tree(tensors.objects())
+    except UnsupportedError:
+        return {}
+    return {path: node.type.rpartition(".")[2] for path, node in tree.walk()}
+
+
+def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:
+    """*checkpoint* after the steps that keywords of `open` state, in the order that they have.
+
+    Raises
+    ------
+    TypeError
+        A keyword is none of a plan.
+    PlanError
+        A step cannot be done.
+    """
+    unknown = plan.keys() - PLAN_KEYWORDS
+    if unknown:
+        raise TypeError(f"open() got an unexpected keyword argument {min(unknown)!r}")
+    given = {keyword: value for keyword, value in plan.items() if value is not None and value is not False}
+    if "subtree" in given:
+        checkpoint = checkpoint.subtree(given["subtree"])
+    if given.keys() & {"include", "exclude", "where"}:
+        checkpoint = checkpoint.select(given.get("include"), given.get("exclude"), given.get("where"))
+    for keyword in ("drop_segments", "rename", "remap"):
+        if keyword in given:
+            checkpoint = getattr(checkpoint, keyword)(given[keyword])
+    if "contiguous" in given:
+        checkpoint = checkpoint.contiguous_indices()
+    for keyword in ("split", "concat"):
+        if keyword in given:
+            checkpoint = getattr(checkpoint, keyword)(*given[keyword])
+    for keyword in ("adapt", "cast"):
+        if keyword in given:
+            checkpoint = getattr(checkpoint, keyword)(given[keyword])
+    return checkpoint

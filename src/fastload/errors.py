@@ -86,6 +86,10 @@ class UnsupportedError(FastloadError, NotImplementedError):
     """The file is sound, but it, or this tensor of it, is something that fastload cannot give."""
 
 
+class PlanError(FastloadError, ValueError):
+    """A step of a plan cannot be done: a bad pattern, two tensors that would come to one name, parts that do not fit."""
+
+
 class TensorNotFoundError(FastloadError, KeyError):
     """The checkpoint has no tensor of that name; the message offers near ones."""
 

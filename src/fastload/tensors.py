@@ -267,7 +267,8 @@ class JoinedTensors:
         """The descriptions of all tensors, in order."""
         found = [entry for part in self._parts for entry in part.entries()]
         return [
-            entry if entry.name == name else entry.renamed(name) for entry, name in zip(found, self._rows, strict=True)
+            entry if entry.name == name else entry.changed(name=name)
+            for entry, name in zip(found, self._rows, strict=True)
         ]
 
     def array(self, row: int) -> np.ndarray:

@@ -170,7 +170,9 @@ cdef class Index:
 cdef class TensorEntry:
     cdef Index index
     cdef uint32_t row
-    cdef str label           # the name that a step of a plan, or a shard, gave it; None where it has that of its row
+    cdef dict changes        # what a step of a plan, or a shard, made other than the row has it; None for nothing
+
+    cdef bint is_changed(self, str what) except? True
 
 
 cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil

@@ -422,7 +422,7 @@ cdef inline TensorEntry new_entry(Index index, uint32_t row):
     cdef TensorEntry entry = TensorEntry.__new__(TensorEntry)
     entry.index = index
     entry.row = row
-    return entry                             # whose label is None
+    return entry                             # whose changes are None
 
 
 # An entry refers to its index and an index to nothing that refers back, so there is no cycle to collect; leaving the
@@ -439,16 +439,19 @@ cdef class TensorEntry:
     def __init__(self):
         raise TypeError("entries are made by Checkpoint.entry and Checkpoint.entries")
 
-    def renamed(self, str name not None):
-        """The same tensor under another name."""
+    def changed(self, **changes):
+        """The same tensor with some of its properties otherwise: its name, or what a view or a copy of it is like."""
         cdef TensorEntry entry = new_entry(self.index, self.row)
-        entry.label = name
+        entry.changes = changes if self.changes is None else {**self.changes, **changes}
         return entry
+
+    cdef bint is_changed(self, str what) except? True:
+        return self.changes is not None and what in self.changes
 
     @property
     def name(self):
         """The dotted name, a key of the checkpoint."""
-        return text_of(self.index, self.row) if self.label is None else self.label
+        return self.changes["name"] if self.is_changed("name") else text_of(self.index, self.row)
 
     @property
     def key_path(self):
@@ -473,12 +476,16 @@ cdef class TensorEntry:
     @property
     def dtype(self):
         """The canonical name of the dtype, such as ``"bfloat16"``."""
+        if self.is_changed("dtype"):
+            return self.changes["dtype"]
         return self.index.dtypes.names[self.index.rows[self.row].dtype]
 
     @property
     def shape(self):
         """The sizes of the dimensions, in elements."""
         cdef const Row *row = &self.index.rows[self.row]
+        if self.is_changed("shape"):
+            return self.changes["shape"]
         return tuple_of(self.index.dims + row.dims, row.ndim)
 
     @property
@@ -487,6 +494,8 @@ cdef class TensorEntry:
         cdef const Row *row = &self.index.rows[self.row]
         cdef size_t i
         cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
+        if self.is_changed("strides"):
+            return self.changes["strides"]
         if is_elsewhere(self.index, row):
             return self.index.source.entry_of(self.row).strides
         if row.flags & STRIDED:
@@ -504,6 +513,8 @@ cdef class TensorEntry:
     def offset(self):
         """Where the first element lies, in bytes from the start of the file; None where the data is no view of it."""
         cdef const Row *row = &self.index.rows[self.row]
+        if self.is_changed("offset"):
+            return self.changes["offset"]
         if not self.zero_copy:
             return None
         if is_elsewhere(self.index, row):
@@ -517,6 +528,8 @@ cdef class TensorEntry:
         """The size of all elements, in bytes. A broadcast tensor (stride 0) takes less in the file."""
         cdef const Row *row = &self.index.rows[self.row]
         cdef uint64_t size = 0
+        if self.is_changed("nbytes"):
+            return self.changes["nbytes"]
         if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
             return 0                         # only where there are no elements, behind dimensions that overflow
         if row.flags & PACKED:
@@ -527,6 +540,8 @@ cdef class TensorEntry:
     def storage(self):
         """A number that is equal for tensors that share bytes; None for a meta tensor, which has none."""
         cdef uint32_t storage = self.index.rows[self.row].storage
+        if self.is_changed("storage"):
+            return self.changes["storage"]
         return None if storage == NO_STORAGE else <uint64_t>self.index.shard << 32 | storage
 
     @property
@@ -543,6 +558,8 @@ cdef class TensorEntry:
     @property
     def zero_copy(self):
         """Whether the array is a view of the file as it lies there, and not inflated, swapped or resolved."""
+        if self.is_changed("zero_copy"):
+            return self.changes["zero_copy"]
         return is_view(self.index, &self.index.rows[self.row]) and not self.index.source.is_inflated
 
     @property
@@ -552,6 +569,8 @@ cdef class TensorEntry:
         tensor, parameter, buffer; storage (bare bytes); meta (no data); component (of a sparse or nested tensor);
         quantised; numpy (an array of NumPy's, not of torch).
         """
+        if self.is_changed("kind"):
+            return self.changes["kind"]
         return KINDS[self.index.rows[self.row].kind]
 
     @property

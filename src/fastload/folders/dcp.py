@@ -258,14 +258,14 @@ class _Folder:
         entry = part.entry(own)
         if row < len(self._layout.tensors):
             return entry
-        return entry.renamed(self.list_names()[row])
+        return entry.changed(name=self.list_names()[row])
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order."""
         listed = len(self._layout.tensors)
         entries = [part.entry(own) for part, own in self._where]
         renamed = [
-            entry.renamed(name) for entry, name in zip(entries[listed:], self.list_names()[listed:], strict=True)
+            entry.changed(name=name) for entry, name in zip(entries[listed:], self.list_names()[listed:], strict=True)
         ]
         return entries[:listed] + renamed
 

@@ -127,7 +127,7 @@ class ShardedTensors:
         """The description of one tensor."""
         tensors, own = self._locate(row)
         found = tensors.entry(own)
-        return found if self._own is None or found.name == self._names[row] else found.renamed(self._names[row])
+        return found if self._own is None or found.name == self._names[row] else found.changed(name=self._names[row])
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order; opens every file."""

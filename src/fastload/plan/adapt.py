@@ -1,0 +1,313 @@
+"""Adapters: how one framework's parameters are named and laid out, turned into another's, by tables of rules.
+
+A rule says of which module types a parameter is meant, by the last segment of its name and its rank; what it is then
+called, and how its axes are ordered. The first rule of an adapter that fits counts; a tensor that none fits stays as it
+is. Permuted axes are strides: the array stays a view.
+
+The type of a module is told by the caller (`types`), or else by the module tree of a file that has one. A rule for any
+type needs none. Where a rule might apply and the type is unknown, that is an error: to hand out a matrix that should
+have been transposed would be worse.
+
+To make one's own: ``Adapter("mine", (Rule("Linear", "weight", rank=2, axes=(1, 0)), Rule("*", "g", rename="gain")))``.
+
+Sources: burn-store's adapters; Keras' and Flax' layers; MMdnn's IR. Layouts: a channels-last kernel is
+``[spatial…, in, out]``, a channels-first one ``[out, in, spatial…]``; a depthwise one is ``[spatial…, in, multiplier]``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from fastload.errors import PlanError, printable
+from fastload.plan.making import Making, Permuted, Rows
+from fastload.plan.table import Table, described, renamed
+
+__all__ = [
+    "BURN_TO_PYTORCH",
+    "CHANNELS_FIRST_TO_LAST",
+    "CHANNELS_LAST_TO_FIRST",
+    "FLAX_TO_PYTORCH",
+    "KERAS_TO_PYTORCH",
+    "MMDNN_TO_PYTORCH",
+    "PYTORCH_TO_BURN",
+    "PYTORCH_TO_FLAX",
+    "Adapter",
+    "Rule",
+    "Types",
+    "adapt",
+]
+
+SHOWN_UNDECIDED = 5  # in an error
+
+Types = Mapping[str, str] | Callable[[str], str | None]
+
+TO_FIRST = "last to first"  # [spatial…, in, out] to [out, in, spatial…], of any rank
+TO_LAST = "first to last"
+DEPTHWISE_TO_FIRST = "depthwise last to first"  # [spatial…, in, multiplier] to [in, multiplier, spatial…]
+DEPTHWISE_TO_LAST = "depthwise first to last"
+
+
+class Rule(NamedTuple):
+    """What becomes of one parameter of some module types.
+
+    Attributes
+    ----------
+    types : str
+        Globs of class names without their modules, divided by ``|``; ``*`` is any, known or not.
+    parameter : str
+        The last segment of the name.
+    rank : int or None
+        The number of dimensions it must have; any, if None.
+    least_rank : int
+        The number of dimensions it must have at least.
+    axes : tuple of int, str or None
+        The order of axes it gets: numbers, or `TO_FIRST` and the like, which suit any rank. None leaves them.
+    rename : str or None
+        The last segment it gets; None leaves it.
+    """
+
+    types: str
+    parameter: str
+    rank: int | None = None
+    least_rank: int = 0
+    axes: tuple[int, ...] | str | None = None
+    rename: str | None = None
+
+    def fits(self, parameter: str, rank: int) -> bool:
+        """Whether a parameter of this name and rank is meant, of whatever module."""
+        return parameter == self.parameter and rank >= self.least_rank and self.rank in (None, rank)
+
+    def is_for(self, type: str) -> bool:
+        """Whether a module of this class is meant."""
+        return any(fnmatch.fnmatchcase(type, pattern) for pattern in self.types.split("|"))
+
+    def order(self, rank: int) -> tuple[int, ...] | None:
+        """The order of axes for a tensor of this rank; None where it stays."""
+        axes = self.axes
+        if not isinstance(axes, str):
+            return axes
+        spatial = tuple(range(rank - 2))
+        if axes == TO_FIRST:
+            return (rank - 1, rank - 2, *spatial)
+        if axes == TO_LAST:
+            return (*range(2, rank), 1, 0)
+        if axes == DEPTHWISE_TO_FIRST:
+            return (rank - 2, rank - 1, *spatial)
+        return (*range(2, rank), 0, 1)
+
+    def inverse(self) -> Rule:
+        """The rule that undoes this one."""
+        opposite = {
+            TO_FIRST: TO_LAST,
+            TO_LAST: TO_FIRST,
+            DEPTHWISE_TO_FIRST: DEPTHWISE_TO_LAST,
+            DEPTHWISE_TO_LAST: DEPTHWISE_TO_FIRST,
+        }
+        axes = self.axes
+        if isinstance(axes, str):
+            axes = opposite[axes]
+        elif axes is not None:
+            axes = tuple(axes.index(axis) for axis in range(len(axes)))
+        rename = self.parameter if self.rename is not None else None
+        return self._replace(parameter=self.rename or self.parameter, rename=rename, axes=axes)
+
+
+class Adapter(NamedTuple):
+    """A table of rules.
+
+    Attributes
+    ----------
+    name : str
+    rules : tuple of Rule
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+
+    def inverse(self, name: str) -> Adapter:
+        """The adapter that undoes this one."""
+        return Adapter(name, tuple(rule.inverse() for rule in self.rules))
+
+
+_NORMS = "BatchNorm*|LayerNorm|GroupNorm|RMSNorm|RmsNorm"
+
+PYTORCH_TO_BURN = Adapter(
+    "PyTorch to Burn",
+    (
+        Rule("Linear", "weight", rank=2, axes=(1, 0)),
+        Rule(_NORMS, "weight", rename="gamma"),
+        Rule(_NORMS, "bias", rename="beta"),
+    ),
+)
+BURN_TO_PYTORCH = PYTORCH_TO_BURN.inverse("Burn to PyTorch")
+
+CHANNELS_LAST_TO_FIRST = Adapter(
+    "channels last to first",
+    (
+        Rule("*", "depthwise_kernel", least_rank=3, axes=DEPTHWISE_TO_FIRST),
+        Rule("Depthwise*", "kernel", least_rank=3, axes=DEPTHWISE_TO_FIRST),
+        Rule("Depthwise*", "weights", least_rank=3, axes=DEPTHWISE_TO_FIRST),
+        Rule("*", "kernel", least_rank=2, axes=TO_FIRST),
+        Rule("*", "weights", least_rank=2, axes=TO_FIRST),
+    ),
+)
+CHANNELS_FIRST_TO_LAST = CHANNELS_LAST_TO_FIRST.inverse("channels first to last")
+
+KERAS_TO_PYTORCH = Adapter(
+    "Keras to PyTorch",
+    (
+        Rule("*", "depthwise_kernel", least_rank=3, axes=DEPTHWISE_TO_FIRST, rename="weight"),
+        Rule("*", "kernel", least_rank=2, axes=TO_FIRST, rename="weight"),
+        Rule("*", "gamma", rename="weight"),
+        Rule("*", "beta", rename="bias"),
+        Rule("*", "moving_mean", rename="running_mean"),
+        Rule("*", "moving_variance", rename="running_var"),
+        Rule("*", "embeddings", rename="weight"),
+    ),
+)
+MMDNN_TO_PYTORCH = Adapter(
+    "MMdnn to PyTorch",
+    (
+        Rule("Depthwise*", "weights", least_rank=3, axes=DEPTHWISE_TO_FIRST, rename="weight"),
+        Rule("*", "weights", least_rank=2, axes=TO_FIRST, rename="weight"),
+        Rule("*", "weights", rename="weight"),
+        Rule("*", "scale", rename="weight"),
+        Rule("*", "gamma", rename="weight"),
+        Rule("*", "beta", rename="bias"),
+        Rule("*", "mean", rename="running_mean"),
+        Rule("*", "var", rename="running_var"),
+    ),
+)
+FLAX_TO_PYTORCH = Adapter(
+    "Flax to PyTorch",
+    (
+        Rule("*", "kernel", least_rank=2, axes=TO_FIRST, rename="weight"),
+        Rule("*", "scale", rename="weight"),
+        Rule("*", "embedding", rename="weight"),
+        Rule("*", "mean", rename="running_mean"),
+        Rule("*", "var", rename="running_var"),
+    ),
+)
+PYTORCH_TO_FLAX = Adapter(
+    "PyTorch to Flax",
+    (
+        Rule("Linear|Dense", "weight", rank=2, axes=TO_LAST, rename="kernel"),
+        Rule("Conv[123]d|Conv", "weight", least_rank=3, axes=TO_LAST, rename="kernel"),
+        Rule("Embedding|Embed", "weight", rank=2, rename="embedding"),
+        Rule(f"{_NORMS}|InstanceNorm*", "weight", rename="scale"),
+        Rule("*", "running_mean", rename="mean"),
+        Rule("*", "running_var", rename="var"),
+    ),
+)
+
+
+def adapt(
+    table: Table,
+    rows: Rows,
+    adapters: Adapter | Iterable[Adapter],
+    *,
+    types: Types | None = None,
+    known: Callable[[], Mapping[str, str]] | None = None,
+) -> Table:
+    """Apply adapters, one after the other.
+
+    Parameters
+    ----------
+    types : mapping or function, optional
+        The types of modules: patterns of their dotted paths, of which the first that matches counts, or a function of
+        the path. "" is a type that no rule is for.
+    known : function, optional
+        Gives the types of the file's modules, by the dotted paths that they have there.
+
+    Raises
+    ------
+    PlanError
+        The type of a module is needed and not known, or two tensors come to one name.
+    """
+    for adapter in [adapters] if isinstance(adapters, Adapter) else adapters:
+        table = _adapt_once(table, rows, adapter, types, known)
+    return table
+
+
+def _adapt_once(
+    table: Table,
+    rows: Rows,
+    adapter: Adapter,
+    types: Types | None,
+    known: Callable[[], Mapping[str, str]] | None,
+) -> Table:
+    find = _finder(types)
+    tree: Mapping[str, str] | None = None
+    names = list(table.names)
+    makings: list[Making] = list(table.makings)
+    undecided: list[tuple[str, tuple[int, ...]]] = []
+    parameters = {rule.parameter for rule in adapter.rules}
+    for place, name in enumerate(table.names):
+        path, dot, parameter = name.rpartition(".")
+        if parameter not in parameters:
+            continue
+        entry = described(table, place, rows)
+        fitting = [rule for rule in adapter.rules if rule.fits(parameter, len(entry.shape))]
+        if not fitting:
+            continue
+        type = find(path)
+        if type is None and known is not None and isinstance(makings[place], (int, Permuted)):
+            if tree is None:
+                tree = known()
+            type = tree.get(_source_path(makings[place], rows))
+        rule = next((one for one in fitting if one.types == "*" or (type is not None and one.is_for(type))), None)
+        if rule is None and type is None:
+            undecided.append((name, entry.shape))
+        if rule is None:
+            continue
+        order = rule.order(len(entry.shape))
+        if order is not None:
+            if sorted(order) != list(range(len(entry.shape))):
+                raise PlanError(f"adapt: {name!r} of shape {entry.shape} cannot have its axes ordered as {order}")
+            makings[place] = Permuted(makings[place], order)
+        if rule.rename is not None:
+            names[place] = f"{path}{dot}{rule.rename}"
+    if undecided:
+        raise PlanError(_undecided(adapter, undecided))
+    return renamed(Table(table.names, makings), names, [_other_name(n, adapter, find) for n in table.dropped], "adapt")
+
+
+def _finder(types: Types | None) -> Callable[[str], str | None]:
+    if types is None:
+        return lambda path: None
+    if callable(types):
+        return types
+    compiled = [(re.compile(fnmatch.translate(pattern)).match, type) for pattern, type in types.items()]
+    return lambda path: next((type for matches, type in compiled if matches(path)), None)
+
+
+def _source_path(making: Making, rows: Rows) -> str:
+    """The path of the module that has a tensor in the file."""
+    while isinstance(making, Permuted):
+        making = making.of
+    assert isinstance(making, int)
+    return rows.entry(making).name.rpartition(".")[0]
+
+
+def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None]) -> str:
+    """What a tensor that was left out would be called."""
+    path, dot, parameter = name.rpartition(".")
+    type = find(path)
+    for rule in adapter.rules:
+        if rule.parameter == parameter and rule.rename and (rule.types == "*" or (type and rule.is_for(type))):
+            return f"{path}{dot}{rule.rename}"
+    return name
+
+
+def _undecided(adapter: Adapter, undecided: list[tuple[str, tuple[int, ...]]]) -> str:
+    undecided.sort(key=lambda found: len(found[1]) != 2)  # matrices first: a wrong guess there does the most harm
+    shown = ", ".join(f"{printable(name)} {shape}" for name, shape in undecided[:SHOWN_UNDECIDED])
+    more = f" and {len(undecided) - SHOWN_UNDECIDED:,} more" if len(undecided) > SHOWN_UNDECIDED else ""
+    example = undecided[0][0].rpartition(".")[0]
+    return (
+        f"{adapter.name}: the types of the modules of {len(undecided):,} tensors are not known: {shown}{more}; say what"
+        f" they are, as in types={{{example!r}: 'Linear', '*.norm*': 'LayerNorm', '*': ''}}"
+    )

@@ -1,0 +1,155 @@
+"""Makings: how a planned tensor is made of the tensors of a file. A plain one is its row, a number.
+
+A making knows what it will be (dtype, shape, whether a view) without reading anything, and makes the array when asked.
+Transposes and slices of views are views.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fastload._native import Region
+from fastload.casting import cast
+from fastload.dtypes import CODES, DTYPES
+from fastload.entry import TensorEntry
+from fastload.errors import PlanError
+
+__all__ = ["Cast", "Concatenated", "Making", "Permuted", "Rows", "Sliced", "array_of", "entry_of", "rows_of"]
+
+
+class Rows(Protocol):
+    """The tensors that a plan begins with."""
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+
+    def array(self, row: int) -> np.ndarray:
+        """The array of one tensor, made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permuted:
+    """A tensor with its axes in another order: a view."""
+
+    of: Making
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """The run from *start* to *stop* along an axis: a view."""
+
+    of: Making
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenated:
+    """Several tensors end to end along an axis: a copy."""
+
+    of: tuple[Making, ...]
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A tensor in another dtype: a copy."""
+
+    of: Making
+    dtype: str
+
+
+Making = int | Permuted | Sliced | Concatenated | Cast
+
+
+def rows_of(making: Making) -> list[int]:
+    """The rows that a tensor is made of."""
+    if isinstance(making, int):
+        return [making]
+    if isinstance(making, Concatenated):
+        return [row for part in making.of for row in rows_of(part)]
+    return rows_of(making.of)
+
+
+def entry_of(making: Making, rows: Rows) -> TensorEntry:
+    """The description of a tensor, under the name that its first row has."""
+    if isinstance(making, int):
+        return rows.entry(making)
+    if isinstance(making, Permuted):
+        entry = entry_of(making.of, rows)
+        shape = tuple(entry.shape[axis] for axis in making.axes)
+        strides = entry.strides
+        if strides is None:
+            raise PlanError(f"tensor {entry.name!r} is packed below the byte: its axes cannot be permuted")
+        return entry.changed(shape=shape, strides=tuple(strides[axis] for axis in making.axes))
+    if isinstance(making, Sliced):
+        entry = entry_of(making.of, rows)
+        strides = entry.strides
+        if strides is None:
+            raise PlanError(f"tensor {entry.name!r} is packed below the byte: it cannot be split")
+        shape = (*entry.shape[: making.axis], making.stop - making.start, *entry.shape[making.axis + 1 :])
+        offset = None if entry.offset is None else entry.offset + making.start * strides[making.axis]
+        nbytes = _nbytes(entry, shape)
+        return entry.changed(shape=shape, strides=strides, offset=offset, nbytes=nbytes)
+    if isinstance(making, Cast):
+        entry = entry_of(making.of, rows)
+        return copied(entry, making.dtype, entry.shape, math.prod(entry.shape) * DTYPES[CODES[making.dtype]].bits // 8)
+    parts = [entry_of(part, rows) for part in making.of]
+    first = parts[0]
+    shape = (
+        *first.shape[: making.axis],
+        sum(part.shape[making.axis] for part in parts),
+        *first.shape[making.axis + 1 :],
+    )
+    return copied(first, first.dtype, shape, sum(part.nbytes for part in parts))
+
+
+def copied(entry: TensorEntry, dtype: str, shape: tuple[int, ...], nbytes: int) -> TensorEntry:
+    """The description of a copy: in memory of its own, C-contiguous."""
+    size = nbytes // max(math.prod(shape), 1)
+    strides = []
+    for length in shape[::-1]:
+        strides.append(size)
+        size *= max(length, 1)
+    return entry.changed(
+        dtype=dtype,
+        shape=shape,
+        strides=tuple(strides[::-1]),
+        offset=None,
+        nbytes=nbytes,
+        storage=None,
+        zero_copy=False,
+    )
+
+
+def _nbytes(entry: TensorEntry, shape: tuple[int, ...]) -> int:
+    elements = math.prod(entry.shape)
+    return entry.nbytes // elements * math.prod(shape) if elements else 0
+
+
+def array_of(making: Making, rows: Rows) -> np.ndarray:
+    """The array of a tensor: read-only, a view where its parts let it be one."""
+    if isinstance(making, int):
+        return rows.array(making)
+    if isinstance(making, Permuted):
+        array = array_of(making.of, rows)
+        extra = range(len(making.axes), array.ndim)  # the halves of a complex32
+        return array.transpose(*making.axes, *extra)
+    if isinstance(making, Sliced):
+        array = array_of(making.of, rows)
+        return array[(slice(None),) * making.axis + (slice(making.start, making.stop),)]
+    if isinstance(making, Cast):
+        return read_only(cast(array_of(making.of, rows), entry_of(making.of, rows).dtype, making.dtype))
+    return read_only(np.concatenate([array_of(part, rows) for part in making.of], axis=making.axis))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The same array over memory that nobody can make writable."""
+    data = memoryview(Region(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data))
+    return np.ndarray(array.shape, array.dtype, data)

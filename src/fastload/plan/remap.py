@@ -1,0 +1,97 @@
+"""Other names: by patterns, by exact names, without certain segments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from fastload.errors import PlanError
+from fastload.plan.table import Table, renamed
+
+__all__ = ["Rules", "compiled_rule", "drop_segments", "remap", "rename"]
+
+Rules = Iterable[tuple[str | re.Pattern[str], str]] | Mapping[str, str] | Callable[[str], str]
+
+RUST_GROUP = re.compile(r"\$(\d|\{)")
+
+
+def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
+    r"""Rename by (pattern, replacement) pairs, in Python's `re` syntax, or by a function of a name.
+
+    Each pair is applied to what the pairs before it have made, to all matches in it.
+
+    Raises
+    ------
+    PlanError
+        A pattern is not one, a replacement names a group that is not there or is written as in Rust, two tensors come
+        to one name, or, where *strict*, a pattern matches nothing.
+    """
+    if callable(rules):
+        names, dropped = ([_called(rules, name) for name in part] for part in (table.names, table.dropped))
+        return renamed(table, names, dropped, "remap")
+    names, dropped = table.names, table.dropped
+    for pattern, replacement in rules.items() if isinstance(rules, Mapping) else rules:
+        compiled = compiled_rule(pattern, replacement)
+        substitute = compiled.subn
+        changed = [substitute(replacement, name) for name in names]
+        if strict and not any(count for _, count in changed):
+            raise PlanError(f"remap: the pattern {compiled.pattern!r} matches none of {len(names):,} names")
+        names = [name for name, _ in changed]
+        dropped = [compiled.sub(replacement, name) for name in dropped]
+    return renamed(table, names, dropped, "remap")
+
+
+def _called(rule: Callable[[str], str], name: str) -> str:
+    new = rule(name)
+    if not isinstance(new, str):
+        raise PlanError(f"remap: the function gives {new!r} for {name!r}, and no name")
+    return new
+
+
+def compiled_rule(pattern: str | re.Pattern[str], replacement: str) -> re.Pattern[str]:
+    if not isinstance(replacement, str):
+        raise PlanError(f"remap: the replacement {replacement!r} is no text")
+    if RUST_GROUP.search(replacement):
+        python = re.sub(r"\$\{?(\w+)\}?", r"\\g<\1>", replacement)
+        raise PlanError(f"remap: groups are written as in Python, \\1 or \\g<name>: {python!r} for {replacement!r}")
+    try:
+        compiled = re.compile(pattern)
+        compiled.sub(replacement, "")  # which reads the replacement first, whatever it matches
+    except (re.error, TypeError, IndexError) as error:
+        raise PlanError(f"remap: {pattern!r} to {replacement!r}: {error}") from None
+    return compiled
+
+
+def rename(table: Table, mapping: Mapping[str, str], *, strict: bool = True) -> Table:
+    """Rename exact names.
+
+    Raises
+    ------
+    PlanError
+        Two tensors come to one name, or, where *strict*, a name is not there.
+    """
+    if strict:
+        known = {*table.names, *table.dropped}
+        missing = [name for name in mapping if name not in known]
+        if missing:
+            raise PlanError(f"rename: no tensor {missing[0]!r}{f' and {len(missing) - 1} more' * (len(missing) > 1)}")
+    names = [mapping.get(name, name) for name in table.names]
+    return renamed(table, names, [mapping.get(name, name) for name in table.dropped], "rename")
+
+
+def drop_segments(table: Table, segments: Iterable[str]) -> Table:
+    """Leave certain segments, the pieces between dots, out of all names: those of enum variants, say.
+
+    Raises
+    ------
+    PlanError
+        Two tensors come to one name, or one to no name.
+    """
+    unwanted = {segments} if isinstance(segments, str) else set(segments)
+
+    def without(name: str) -> str:
+        if unwanted.isdisjoint(name.split(".")):
+            return name
+        return ".".join(segment for segment in name.split(".") if segment not in unwanted)
+
+    return renamed(table, [without(name) for name in table.names], [without(n) for n in table.dropped], "drop_segments")

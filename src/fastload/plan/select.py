@@ -1,0 +1,98 @@
+"""Choosing tensors: `select` by name and description, `subtree` by the path that their names begin with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from fastload.entry import TensorEntry
+from fastload.errors import PlanError, TensorNotFoundError
+from fastload.plan.making import Rows
+from fastload.plan.match import Pattern, Patterns, matcher, patterns_of
+from fastload.plan.table import Table, described
+
+__all__ = ["select", "subtree"]
+
+
+def select(
+    table: Table,
+    rows: Rows,
+    *,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+    where: Callable[[TensorEntry], object] | None = None,
+    strict: bool = False,
+) -> Table:
+    """Keep what any of *include* matches (all, if none is given), none of *exclude* does, and *where* is true of.
+
+    Parameters
+    ----------
+    rows : Rows
+        The tensors that the plan begins with, for the descriptions.
+    strict : bool
+        Whether a pattern that matches nothing is an error.
+
+    Raises
+    ------
+    PlanError
+        A pattern is none, or, where *strict*, matches nothing.
+    """
+    names = table.names
+    kept: set[int] | range = range(len(names))
+    if include is not None:
+        kept = _places(names, patterns_of(include), strict)
+    if exclude is not None:
+        left_out = _places(names, patterns_of(exclude), strict)
+        kept = {place for place in kept if place not in left_out}
+    chosen = sorted(kept)
+    if where is not None:
+        chosen = [place for place in chosen if where(described(table, place, rows))]
+    inside = set(chosen)
+    dropped = [name for place, name in enumerate(names) if place not in inside]
+    return Table(
+        [names[place] for place in chosen],
+        [table.makings[place] for place in chosen],
+        [*table.dropped, *dropped],
+        chosen,
+    )
+
+
+def _places(names: list[str], patterns: list[Pattern], strict: bool) -> set[int]:
+    """The places of the names that any pattern matches."""
+    known = set(names)
+    found: set[int] = set()
+    for pattern in patterns:
+        matches = matcher(pattern, known)
+        places = [place for place, name in enumerate(names) if matches(name)]
+        if strict and not places:
+            raise PlanError(f"the pattern {pattern!r} matches none of {len(names):,} names")
+        found.update(places)
+    return found
+
+
+def subtree(table: Table, path: str) -> Table:
+    """Keep the tensors whose names begin with *path* and a dot, and drop those from the names.
+
+    Raises
+    ------
+    TensorNotFoundError
+        No name does; the message offers near ones.
+    """
+    prefix = f"{path}."
+    inside = [place for place, name in enumerate(table.names) if name.startswith(prefix)]
+    if not inside:
+        paths = {name[:at] for name in table.names for at in _dots(name)}
+        near = difflib.get_close_matches(path, paths, n=3) if len(paths) <= 20_000 else []
+        hint = f"; near: {', '.join(map(repr, near))}" if near else ""
+        raise TensorNotFoundError(f"no tensors below {path!r}{hint}")
+    dropped = [name for name in table.names if not name.startswith(prefix)]
+    return Table(
+        [table.names[place][len(prefix) :] for place in inside],
+        [table.makings[place] for place in inside],
+        [name.removeprefix(prefix) for name in table.dropped] + dropped,
+        inside,
+    )
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, letter in enumerate(name) if letter == "."]

@@ -1,0 +1,203 @@
+"""Planned tensors: those of a file after the steps of a plan, by row, like any other `Tensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastload.entry import TensorEntry
+from fastload.errors import FastloadError, UnsupportedError, located, printable
+from fastload.plan.making import array_of, rows_of
+from fastload.plan.table import Table, described
+from fastload.tensors import Tensors
+
+__all__ = ["Explanation", "PlannedTensors", "Stage", "Step"]
+
+
+class Step(NamedTuple):
+    """One step of a plan: its name, and what it makes of a table."""
+
+    name: str
+    apply: Callable[[Table, Tensors], Table]
+
+
+class Stage(NamedTuple):
+    """What a tensor is after a step.
+
+    Attributes
+    ----------
+    step : str
+        The name of the step; "file" at the beginning.
+    name, dtype : str
+    shape : tuple of int
+    is_view : bool
+        Whether its array is a view of the file as it lies there.
+    """
+
+    step: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    is_view: bool
+
+
+class Explanation(NamedTuple):
+    """How a tensor came to be what it is, or why it is not there.
+
+    Attributes
+    ----------
+    stages : tuple of Stage
+        The first as the file has it, then one for every step that changed it.
+    dropped_by : str or None
+        The step that left it out; None where it is there.
+    """
+
+    stages: tuple[Stage, ...]
+    dropped_by: str | None = None
+
+    def __str__(self) -> str:
+        first = self.stages[0]
+        parts = [f"{printable(first.name)}  {first.dtype} {first.shape}{'' if first.is_view else ' copy'}"]
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            said = [printable(stage.name)] if stage.name != before.name else []
+            said += [stage.dtype] if stage.dtype != before.dtype else []
+            said += [str(stage.shape)] if stage.shape != before.shape else []
+            said += ["copy"] if before.is_view and not stage.is_view else []
+            parts.append(f"{stage.step}: {' '.join(said)}")
+        return " → ".join([*parts, *([f"left out by {self.dropped_by}"] if self.dropped_by else [])])
+
+
+class PlannedTensors:
+    """The tensors of a file, or of files, after the steps of a plan."""
+
+    __slots__ = ("_base", "_copies", "_found", "_steps", "table")
+
+    def __init__(self, base: Tensors, steps: tuple[Step, ...] = (), allow_copy: bool = True) -> None:
+        self._base = base
+        self._copies = allow_copy
+        self._steps = steps
+        self.table = Table(base.list_names(), list(range(len(base))))
+        for step in steps:
+            self.table = step.apply(self.table, base)
+        self._found: dict[str, int] = {name: row for row, name in enumerate(self.table.names)}
+
+    @classmethod
+    def after(cls, tensors: Tensors, step: Step, allow_copy: bool) -> PlannedTensors:
+        """*tensors* after one more step.
+
+        Raises
+        ------
+        PlanError
+            The step cannot be done.
+        """
+        before = tensors if isinstance(tensors, cls) else cls(tensors, (), allow_copy)
+        made = cls.__new__(cls)
+        made._base = before._base
+        made._copies = allow_copy
+        made._steps = (*before._steps, step)
+        try:
+            made.table = step.apply(before.table, before._base)
+        except FastloadError as error:
+            raise located(error, before.path) from None
+        made._found = {name: row for row, name in enumerate(made.table.names)}
+        return made
+
+    @property
+    def path(self) -> str | None:
+        """The file or folder; None for a buffer."""
+        return self._base.path
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        return self._base.format
+
+    @property
+    def base(self) -> Tensors:
+        """The tensors that the plan begins with."""
+        return self._base
+
+    def __len__(self) -> int:
+        return len(self.table.names)
+
+    def find(self, name: object) -> int:
+        """The row of a name, or -1."""
+        return self._found.get(name, -1) if isinstance(name, str) else -1
+
+    def list_names(self) -> list[str]:
+        """All names, in order."""
+        return list(self.table.names)
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+        return described(self.table, row, self._base)
+
+    def entries(self) -> list[TensorEntry]:
+        """The descriptions of all tensors, in order."""
+        return [described(self.table, row, self._base) for row in range(len(self.table.names))]
+
+    def array(self, row: int) -> np.ndarray:
+        """The array of one tensor, made anew."""
+        making = self.table.makings[row]
+        if isinstance(making, int):
+            return self._base.array(making)
+        if not self._copies and not self.entry(row).zero_copy:
+            raise UnsupportedError(
+                f"tensor {self.table.names[row]!r} cannot be a view after the steps of the plan; open the file with"
+                " allow_copy=True to have a copy"
+            )
+        return array_of(making, self._base)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the format keeps about the tensors as a whole."""
+        return self._base.metadata()
+
+    def objects(self) -> Any:
+        """What else there is, as plain Python values."""
+        return self._base.objects()
+
+    def list_globals(self) -> list[tuple[str, str]]:
+        """(module, name) of every global that the pickles name."""
+        return self._base.list_globals()
+
+    def verify(self) -> None:
+        """Check every structure and extent that opening left until it is needed."""
+        self._base.verify()
+
+    def still_valid(self) -> bool:
+        """Whether the files are still those that were opened."""
+        return self._base.still_valid()
+
+    def explain(self) -> list[Explanation]:
+        """How every tensor of the file came to be what it is, in the order of the plan's result; then those left out."""
+        tables = [Table(self._base.list_names(), list(range(len(self._base))))]
+        for step in self._steps:
+            tables.append(step.apply(tables[-1], self._base))
+        kept = [self._explanation(tables, len(tables) - 1, place) for place in range(len(tables[-1].names))]
+        left_out = []
+        for number in range(1, len(tables)):
+            parents = tables[number].parents
+            if parents is not None:
+                # A tensor that became a part of another is still there: its rows are.
+                rows = {row for making in tables[number].makings for row in rows_of(making)}
+                for place, making in enumerate(tables[number - 1].makings):
+                    if rows.isdisjoint(rows_of(making)):
+                        found = self._explanation(tables, number - 1, place)
+                        left_out.append(found._replace(dropped_by=self._steps[number - 1].name))
+        return kept + left_out
+
+    def _explanation(self, tables: list[Table], last: int, place: int) -> Explanation:
+        """What the tensor at a *place* of table *last* was at each table before."""
+        stages = []
+        for number in range(last, -1, -1):
+            entry = described(tables[number], place, self._base)
+            step = self._steps[number - 1].name if number else "file"
+            stages.append(Stage(step, entry.name, entry.dtype, entry.shape, entry.zero_copy))
+            parents = tables[number].parents
+            place = place if parents is None else parents[place]
+        stages.reverse()
+        changed = [stages[0]]
+        changed += [stage for before, stage in zip(stages, stages[1:], strict=False) if stage[1:] != before[1:]]
+        return Explanation(tuple(changed))
