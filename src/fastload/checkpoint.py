@@ -29,22 +29,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "open"]
 
-PLAN_KEYWORDS = frozenset(
-    [
-        "subtree",
-        "include",
-        "exclude",
-        "where",
-        "drop_segments",
-        "rename",
-        "remap",
-        "contiguous",
-        "split",
-        "concat",
-        "adapt",
-        "cast",
-    ]
-)
+PLAN_KEYWORDS = {
+    "subtree",
+    "include",
+    "exclude",
+    "where",
+    "drop_segments",
+    "rename",
+    "remap",
+    "contiguous",
+    "split",
+    "concat",
+    "adapt",
+    "cast",
+}
+DEFAULTS = Options()
 SHOWN_TENSORS = 10  # in a repr
 MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
 
@@ -59,7 +58,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     __slots__ = ("__weakref__", "_options", "_tensors")
 
-    def __init__(self, tensors: Tensors, options: Options = Options()) -> None:  # noqa: B008: it never changes
+    def __init__(self, tensors: Tensors, options: Options = DEFAULTS) -> None:
         self._tensors: Tensors | None = tensors
         self._options = options
 
@@ -205,7 +204,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         *,
         strict: bool = False,
     ) -> Checkpoint:
-        """The tensors that any of *include* matches (all, if not given), none of *exclude* does, and *where* is true of.
+        """The tensors that any of *include* matches (all, if not given), none of *exclude*, and *where* is true of.
 
         A string is an exact name, else a glob in which ``*`` crosses dots; a compiled `re.Pattern` is searched for.
         *where* is a function of a `TensorEntry`. Where *strict*, a pattern that matches nothing is an error.
@@ -278,7 +277,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         )
 
     def split(self, *rules: fuse.Split | tuple[Any, ...]) -> Checkpoint:
-        """Fused tensors taken apart: each rule is a `Split` (pattern, names of the parts, axis, sizes). Parts are views.
+        """Fused tensors taken apart into views: each rule is a `Split` (pattern, names of the parts, axis, sizes).
 
         Raises
         ------
@@ -305,7 +304,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         integers: bool = False,
         strict: bool = False,
     ) -> Checkpoint:
-        """The same tensors in another dtype: of all floats, or by a mapping of patterns to dtypes, the first of which counts.
+        """The same tensors in another dtype: all floats, or by patterns to dtypes, of which the first counts.
 
         Raises
         ------
@@ -321,8 +320,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def adapt(self, adapters: Adapter | Iterable[Adapter], types: Types | None = None) -> Checkpoint:
         """The same tensors as another framework names them and lays them out; permuted axes are views.
 
-        *types* maps patterns of dotted module paths to class names, such as ``{"fc*": "Linear"}``, or is a function of a
-        path; modules that it leaves open are looked up in the file's own module tree, where it has one.
+        *types* maps patterns of dotted module paths to class names, such as ``{"fc*": "Linear"}``, or is a function of
+        a path; modules that it leaves open are looked up in the file's own module tree, where it has one.
 
         Raises
         ------

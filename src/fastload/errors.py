@@ -87,7 +87,7 @@ class UnsupportedError(FastloadError, NotImplementedError):
 
 
 class PlanError(FastloadError, ValueError):
-    """A step of a plan cannot be done: a bad pattern, two tensors that would come to one name, parts that do not fit."""
+    """A step of a plan cannot be done: a bad pattern, tensors that come to one name, parts that do not fit."""
 
 
 class TensorNotFoundError(FastloadError, KeyError):

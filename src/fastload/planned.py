@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Explanation(NamedTuple):
     def __str__(self) -> str:
         first = self.stages[0]
         parts = [f"{printable(first.name)}  {first.dtype} {first.shape}{'' if first.is_view else ' copy'}"]
-        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+        for before, stage in itertools.pairwise(self.stages):
             said = [printable(stage.name)] if stage.name != before.name else []
             said += [stage.dtype] if stage.dtype != before.dtype else []
             said += [str(stage.shape)] if stage.shape != before.shape else []
@@ -171,7 +172,7 @@ class PlannedTensors:
         return self._base.still_valid()
 
     def explain(self) -> list[Explanation]:
-        """How every tensor of the file came to be what it is, in the order of the plan's result; then those left out."""
+        """How every tensor came to be what it is, in the order of the plan's result; then those left out."""
         tables = [Table(self._base.list_names(), list(range(len(self._base))))]
         for step in self._steps:
             tables.append(step.apply(tables[-1], self._base))
@@ -199,5 +200,5 @@ class PlannedTensors:
             place = place if parents is None else parents[place]
         stages.reverse()
         changed = [stages[0]]
-        changed += [stage for before, stage in zip(stages, stages[1:], strict=False) if stage[1:] != before[1:]]
+        changed += [stage for before, stage in itertools.pairwise(stages) if stage[1:] != before[1:]]
         return Explanation(tuple(changed))

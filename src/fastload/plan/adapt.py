@@ -11,7 +11,7 @@ have been transposed would be worse.
 To make one's own: ``Adapter("mine", (Rule("Linear", "weight", rank=2, axes=(1, 0)), Rule("*", "g", rename="gain")))``.
 
 Sources: burn-store's adapters; Keras' and Flax' layers; MMdnn's IR. Layouts: a channels-last kernel is
-``[spatial…, in, out]``, a channels-first one ``[out, in, spatial…]``; a depthwise one is ``[spatial…, in, multiplier]``.
+``[spatial…, in, out]``, a channels-first one ``[out, in, spatial…]``, a depthwise one ``[spatial…, in, multiplier]``.
 """
 
 from __future__ import annotations

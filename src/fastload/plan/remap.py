@@ -49,6 +49,13 @@ def _called(rule: Callable[[str], str], name: str) -> str:
 
 
 def compiled_rule(pattern: str | re.Pattern[str], replacement: str) -> re.Pattern[str]:
+    """The compiled pattern, once it is seen that it and its replacement are sound.
+
+    Raises
+    ------
+    PlanError
+        They are not.
+    """
     if not isinstance(replacement, str):
         raise PlanError(f"remap: the replacement {replacement!r} is no text")
     if RUST_GROUP.search(replacement):
