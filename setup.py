@@ -28,6 +28,7 @@ MODULES = [
     "objects",
     "pickle",
     "recipe",
+    "renumber",
     "safetensors",
     "stream",
     "textargs",

@@ -82,7 +82,7 @@ class PlannedTensors:
         self.table = Table(base.list_names(), list(range(len(base))))
         for step in steps:
             self.table = step.apply(self.table, base)
-        self._found: dict[str, int] = {name: row for row, name in enumerate(self.table.names)}
+        self._found: dict[str, int] | None = None  # made when a name is first looked up
 
     @classmethod
     def after(cls, tensors: Tensors, step: Step, allow_copy: bool) -> PlannedTensors:
@@ -102,7 +102,7 @@ class PlannedTensors:
             made.table = step.apply(before.table, before._base)
         except FastloadError as error:
             raise located(error, before.path) from None
-        made._found = {name: row for row, name in enumerate(made.table.names)}
+        made._found = None
         return made
 
     @property
@@ -125,6 +125,8 @@ class PlannedTensors:
 
     def find(self, name: object) -> int:
         """The row of a name, or -1."""
+        if self._found is None:
+            self._found = {known: row for row, known in enumerate(self.table.names)}
         return self._found.get(name, -1) if isinstance(name, str) else -1
 
     def list_names(self) -> list[str]:

@@ -9,6 +9,7 @@ from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
+from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
 from fastload._native.view import Region, view
@@ -59,5 +60,6 @@ __all__ = [
     "read_header",
     "read_length",
     "read_stream",
+    "renumber",
     "view",
 ]

@@ -43,6 +43,7 @@ __all__ = [
     "read_header",
     "read_length",
     "read_stream",
+    "renumber",
     "view",
 ]
 
@@ -231,4 +232,7 @@ def read_length(data: Buffer) -> int: ...
 def read_stream(
     data: Buffer, origin: int, limit: int, is_in_source: bool, vocabulary: Vocabulary, dtypes: DtypeTable
 ) -> tuple[Graph, Records]: ...
+def renumber(
+    names: list[str], others: list[str], only: list[tuple[str, int]] | None, never: list[tuple[str, int]]
+) -> tuple[list[str], list[str]]: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

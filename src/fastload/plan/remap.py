@@ -32,11 +32,10 @@ def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
     names, dropped = table.names, table.dropped
     for pattern, replacement in rules.items() if isinstance(rules, Mapping) else rules:
         compiled = compiled_rule(pattern, replacement)
-        substitute = compiled.subn
-        changed = [substitute(replacement, name) for name in names]
-        if strict and not any(count for _, count in changed):
+        if strict and not any(map(compiled.search, names)):
             raise PlanError(f"remap: the pattern {compiled.pattern!r} matches none of {len(names):,} names")
-        names = [name for name, _ in changed]
+        substitute = compiled.sub
+        names = [substitute(replacement, name) for name in names]
         dropped = [compiled.sub(replacement, name) for name in dropped]
     return renamed(table, names, dropped, "remap")
 

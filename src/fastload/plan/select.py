@@ -13,6 +13,8 @@ from fastload.plan.table import Table, described
 
 __all__ = ["select", "subtree"]
 
+FEW_PATTERNS = 4  # that are looked up in a list; for more a set is worth making
+
 
 def select(
     table: Table,
@@ -38,28 +40,29 @@ def select(
         A pattern is none, or, where *strict*, matches nothing.
     """
     names = table.names
-    kept: set[int] | range = range(len(names))
+    chosen: list[int] | range = range(len(names))
     if include is not None:
         kept = _places(names, patterns_of(include), strict)
+        chosen = [place for place in chosen if place in kept]
     if exclude is not None:
         left_out = _places(names, patterns_of(exclude), strict)
-        kept = {place for place in kept if place not in left_out}
-    chosen = sorted(kept)
+        chosen = [place for place in chosen if place not in left_out] if left_out else chosen
     if where is not None:
         chosen = [place for place in chosen if where(described(table, place, rows))]
+    if len(chosen) == len(names):
+        return Table(names, table.makings, table.dropped)
     inside = set(chosen)
-    dropped = [name for place, name in enumerate(names) if place not in inside]
     return Table(
         [names[place] for place in chosen],
         [table.makings[place] for place in chosen],
-        [*table.dropped, *dropped],
-        chosen,
+        table.dropped + [name for place, name in enumerate(names) if place not in inside],
+        list(chosen),
     )
 
 
 def _places(names: list[str], patterns: list[Pattern], strict: bool) -> set[int]:
     """The places of the names that any pattern matches."""
-    known = set(names)
+    known = set(names) if len(patterns) > FEW_PATTERNS else names
     found: set[int] = set()
     for pattern in patterns:
         matches = matcher(pattern, known)
