@@ -33,6 +33,7 @@ from fastload.plan.adapt import (
     Rule,
 )
 from fastload.plan.fuse import Concat, Split
+from fastload.report import LoadError, LoadProblem, LoadReport
 from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
@@ -53,6 +54,9 @@ __all__ = [
     "FastloadError",
     "FormatError",
     "LimitError",
+    "LoadError",
+    "LoadProblem",
+    "LoadReport",
     "ModuleNode",
     "PickledGlobal",
     "PlanError",

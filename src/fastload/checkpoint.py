@@ -18,8 +18,10 @@ from fastload.plan.adapt import Adapter, Types
 from fastload.plan.match import Patterns, patterns_of
 from fastload.plan.table import Table
 from fastload.planned import Explanation, PlannedTensors, Step
+from fastload.report import LoadReport
 from fastload.scan import PickledGlobal, classify
 from fastload.source import Source
+from fastload.target import Strict, load_into
 from fastload.tensors import Tensors, open_source
 
 if TYPE_CHECKING:
@@ -342,6 +344,28 @@ class Checkpoint(Mapping[str, np.ndarray]):
         tensors = self._open_tensors()
         planned = tensors if isinstance(tensors, PlannedTensors) else PlannedTensors(tensors)
         return planned.explain()
+
+    # Pouring out.
+
+    def load_into(self, target: Any, *, strict: Strict = True, staged: bool = False) -> LoadReport:
+        """Fill a target: a dict of arrays (also nested), a torch Module, or a mapping of names to shapes and dtypes.
+
+        Names, shapes and dtypes are checked before the first write; use `cast`, `remap` and the like to make them fit.
+
+        Parameters
+        ----------
+        strict : bool or "both"
+            True fails on missing tensors and errors, "both" on unused ones too, False on errors alone.
+        staged : bool
+            Whether everything is read before the first write, at the price of a copy, so that no error of reading can
+            leave a target half filled.
+
+        Raises
+        ------
+        LoadError
+            Something is missing or does not fit; its `report` has everything.
+        """
+        return load_into(self._open_tensors(), target, strict=strict, staged=staged)
 
     def _after(self, name: str, apply: Callable[[Table, Tensors], Table]) -> Checkpoint:
         step = Step(name, apply)

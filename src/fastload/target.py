@@ -1,0 +1,211 @@
+"""Targets: what a checkpoint can be poured into, and the pouring.
+
+A target is a dict of arrays, also a nested one as JAX and Flax have it; a torch Module; or a description alone, a mapping
+of names to what has a shape and a dtype. Everything that can be checked is checked before the first write.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from fastload.dtypes import CODES, DTYPES, numpy_dtype
+from fastload.errors import FastloadError, printable
+from fastload.planned import PlannedTensors
+from fastload.report import LoadError, LoadProblem, LoadReport
+from fastload.tensors import Tensors
+
+__all__ = ["Strict", "load_into"]
+
+Strict = bool | Literal["both"]
+
+UNREPORTED = "num_batches_tracked"  # a counter that other frameworks have no use for
+MAX_DEPTH = 1000  # of nested dicts
+
+
+class Slot(NamedTuple):
+    """A place in a target.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    dtype : str
+        The canonical name; or, of a dtype that fastload lacks, whatever it calls itself.
+    fill : function or None
+        Writes an array there; None in a target that is only a description.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    fill: Callable[[np.ndarray], None] | None
+
+
+def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: bool = False) -> LoadReport:
+    """Pour tensors into a target.
+
+    Parameters
+    ----------
+    strict : bool or "both"
+        True fails on missing tensors and errors, "both" on unused ones too, False on errors alone.
+    staged : bool
+        Whether all tensors are read into memory before the first is written, so that an error of reading leaves the
+        target as it was.
+
+    Raises
+    ------
+    LoadError
+        Something is missing or does not fit, and nothing was written; or reading failed, and its report says what was.
+    TypeError
+        The target is none of those that are known.
+    """
+    slots = list(_slots(target))
+    report = LoadReport()
+    dropped = set(tensors.table.dropped) if isinstance(tensors, PlannedTensors) else set()
+    rows: list[tuple[Slot, int]] = []
+    for slot in slots:
+        row = tensors.find(slot.name)
+        if row >= 0:
+            rows.append((slot, row))
+        elif slot.name in dropped:
+            report.skipped.append(slot.name)
+        else:
+            report.missing.append(slot.name)
+    asked = {slot.name for slot, _ in rows}
+    report.unused = [
+        name for name in tensors.list_names() if name not in asked and name.rpartition(".")[2] != UNREPORTED
+    ]
+    arrays = _check(tensors, rows, report, staged)
+    _refuse(report, strict, tensors.path)
+    for slot, row in rows:
+        if slot.fill is None:
+            report.applied.append(slot.name)
+            continue
+        try:
+            slot.fill(arrays[row] if row in arrays else tensors.array(row))
+        except (FastloadError, OSError) as error:
+            report.errors.append(LoadProblem(slot.name, "its data", str(error)))
+            raise LoadError(
+                f"reading failed at {slot.name!r} when {len(report.applied):,} tensors were written: {error}",
+                report,
+                tensors.path,
+            ) from error
+        report.applied.append(slot.name)
+    return report
+
+
+def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, staged: bool) -> dict[int, np.ndarray]:
+    """See that every tensor fits its slot, and can be had where that is in doubt; the arrays that were made on the way."""
+    arrays: dict[int, np.ndarray] = {}
+    for slot, row in rows:
+        entry = tensors.entry(row)
+        if entry.shape != slot.shape:
+            report.errors.append(LoadProblem(slot.name, f"shape {slot.shape}", f"shape {entry.shape}"))
+        elif entry.dtype != slot.dtype:
+            report.errors.append(LoadProblem(slot.name, slot.dtype, entry.dtype))
+        elif staged or not entry.zero_copy:
+            try:
+                array = tensors.array(row)
+                if staged:
+                    arrays[row] = np.array(array)
+            except (FastloadError, OSError) as error:
+                report.errors.append(LoadProblem(slot.name, "its data", str(error)))
+    return arrays
+
+
+def _refuse(report: LoadReport, strict: Strict, path: str | None) -> None:
+    if report.errors or (strict and report.missing) or (strict == "both" and report.unused):
+        raise LoadError(f"nothing was written: {report}", report, path)
+
+
+def _slots(target: Any) -> Iterator[Slot]:
+    """The places of a target, in its order."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(target, torch.nn.Module):
+        return _module_slots(target, torch)
+    if isinstance(target, Mapping):
+        return _mapping_slots(target)
+    raise TypeError(f"a target is a torch Module or a mapping, not {type(target).__name__}")
+
+
+def _module_slots(module: Any, torch: Any) -> Iterator[Slot]:
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor):
+            yield Slot(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _torch_fill(tensor, torch))
+
+
+def _torch_fill(tensor: Any, torch: Any) -> Callable[[np.ndarray], None]:
+    def fill(array: np.ndarray) -> None:
+        # By way of bytes, since torch knows numpy's dtypes and not ml_dtypes'; of a copy, since it has no read-only ones.
+        raw = torch.frombuffer(bytearray(array.tobytes()), dtype=tensor.dtype) if array.size else tensor.new_empty(0)
+        with torch.no_grad():
+            tensor.copy_(raw.reshape(tensor.shape))
+
+    return fill
+
+
+def _mapping_slots(target: Mapping[str, Any]) -> Iterator[Slot]:
+    """The leaves of a nested mapping, by their dotted paths."""
+    stack: list[tuple[str, Mapping[str, Any], Iterator[str]]] = [("", target, iter(list(target)))]
+    while stack:
+        path, level, keys = stack[-1]
+        key = next(keys, None)
+        if key is None:
+            stack.pop()
+            continue
+        name, value = f"{path}{key}", level[key]
+        if isinstance(value, Mapping):
+            if len(stack) >= MAX_DEPTH:
+                raise TypeError(f"the target is nested too deeply at {printable(name)!r:.80}")
+            stack.append((f"{name}.", value, iter(list(value))))
+            continue
+        shape, dtype = _described(name, value)
+        yield Slot(name, shape, dtype, _leaf_fill(level, key, value))
+
+
+def _described(name: str, value: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of an array, or of what describes one: (shape, dtype) or an object that has both."""
+    if isinstance(value, tuple) and len(value) == 2:
+        shape, dtype = value
+    else:
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"{name!r} of the target is neither an array nor a (shape, dtype): {type(value).__name__}")
+    return tuple(int(size) for size in shape), _dtype_name(dtype)
+
+
+def _dtype_name(dtype: Any) -> str:
+    text = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    if text in CODES:
+        return text
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        return text
+    return next((row.name for code, row in enumerate(DTYPES) if numpy_dtype(code) == found), text)
+
+
+def _leaf_fill(level: Mapping[str, Any], key: str, value: Any) -> Callable[[np.ndarray], None] | None:
+    if isinstance(value, np.ndarray):
+        if not value.flags.writeable:
+            raise TypeError(f"{key!r} of the target is a read-only array")
+
+        def fill(array: np.ndarray) -> None:
+            value[...] = array
+
+        return fill
+    if isinstance(value, tuple) or not hasattr(value, "__array__"):
+        return None
+    if not isinstance(level, MutableMapping):
+        raise TypeError(f"{key!r} of the target cannot be replaced: its mapping is read-only")
+
+    def replace(array: np.ndarray) -> None:
+        # An array of JAX never changes: another one takes its place, made as its own kind makes one of NumPy's.
+        jax = sys.modules.get("jax")
+        level[key] = jax.numpy.asarray(array) if jax is not None else np.array(array)
+
+    return replace
