@@ -116,3 +116,6 @@ class LoadError(FastloadError):
     def __init__(self, message: str, report: LoadReport, path: str | None = None) -> None:
         super().__init__(message, path=path)
         self.report = report
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.report}"

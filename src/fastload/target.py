@@ -1,7 +1,7 @@
 """Targets: what a checkpoint can be poured into, and the pouring.
 
-A target is a dict of arrays, also a nested one as JAX and Flax have it; a torch Module; or a description alone, a mapping
-of names to what has a shape and a dtype. Everything that can be checked is checked before the first write.
+A target is a dict of arrays, also a nested one as JAX and Flax have it; a torch Module; or a description alone: a
+mapping of names to what has a shape and a dtype. What can be checked is checked before the first write.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: b
 
 
 def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, staged: bool) -> dict[int, np.ndarray]:
-    """See that every tensor fits its slot, and can be had where that is in doubt; the arrays that were made on the way."""
+    """See that every tensor fits its slot, and can be had where that is in doubt; the arrays made on the way."""
     arrays: dict[int, np.ndarray] = {}
     for slot, row in rows:
         entry = tensors.entry(row)
@@ -119,7 +119,7 @@ def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, s
 
 def _refuse(report: LoadReport, strict: Strict, path: str | None) -> None:
     if report.errors or (strict and report.missing) or (strict == "both" and report.unused):
-        raise LoadError(f"nothing was written: {report}", report, path)
+        raise LoadError("nothing was written, since the tensors do not all fit", report, path)
 
 
 def _slots(target: Any) -> Iterator[Slot]:
@@ -140,7 +140,7 @@ def _module_slots(module: Any, torch: Any) -> Iterator[Slot]:
 
 def _torch_fill(tensor: Any, torch: Any) -> Callable[[np.ndarray], None]:
     def fill(array: np.ndarray) -> None:
-        # By way of bytes, since torch knows numpy's dtypes and not ml_dtypes'; of a copy, since it has no read-only ones.
+        # By way of bytes, since torch does not know ml_dtypes; of a copy, since it has no read-only tensors.
         raw = torch.frombuffer(bytearray(array.tobytes()), dtype=tensor.dtype) if array.size else tensor.new_empty(0)
         with torch.no_grad():
             tensor.copy_(raw.reshape(tensor.shape))
