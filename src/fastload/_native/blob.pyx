@@ -93,10 +93,12 @@ cdef int64_t add_data(Calls calls, uint32_t node) except -1 with gil:
     cdef Slice found
     if data == 0:
         return calls.index.add_extent(0, 0, False)
-    found = bytes_of(calls.graph, &calls.graph.nodes[data])
-    if calls.graph.nodes[data].kind == TEXT:
-        return add_part(calls, data, 0, decoded_size(found))
-    return add_part(calls, data, 0, found.length)
+    known = calls.array_storages.get(data)
+    if known is None:                            # else another call has the same ones
+        found = bytes_of(calls.graph, &calls.graph.nodes[data])
+        size = decoded_size(found) if calls.graph.nodes[data].kind == TEXT else <int64_t>found.length
+        known = calls.array_storages[data] = add_part(calls, data, 0, size)
+    return known
 
 
 cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
@@ -114,6 +116,10 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
     data = data_node(calls, calls.graph.children[arguments.x])
     if data == 0:
         raise FormatError("the file that should be its storage is empty")
+    known = calls.blobs.get(~<object>data)       # another call may have read the same bytes
+    if known is not None:
+        calls.blobs[node] = known
+        return 0
     found = bytes_of(calls.graph, &calls.graph.nodes[data])
     if calls.graph.nodes[data].kind == TEXT:
         text = decoded(found)
@@ -125,5 +131,5 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
         error.offset = None
         raise
     storage = add_part(calls, data, blob.position, blob.size)
-    calls.blobs[node] = (storage, blob.dtype, blob.size)
+    calls.blobs[node] = calls.blobs[~<object>data] = (storage, blob.dtype, blob.size)
     return 0
