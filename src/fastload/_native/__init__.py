@@ -1,5 +1,6 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
+from fastload._native.calls import Vocabulary
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
@@ -7,7 +8,6 @@ from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
-from fastload._native.calls import Vocabulary
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
 from fastload._native.view import Region, view

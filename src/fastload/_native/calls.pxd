@@ -56,7 +56,7 @@ cdef enum:
     MAX_WRAPPERS = 8         # around one tensor; torch writes two
     # Objects, and sixteenths of bytes, of which the dtypes of the arrays are made, all together: they may share them,
     # and each is made anew. A dtype takes a dozen, and one of fields four for each of them.
-    MAX_DTYPE_PARTS = 10_000_000
+    MAX_DTYPE_PARTS = 2_000_000
 
 cdef struct Call:            # of a function that the vocabulary knows
     const Meaning *meaning   # NULL where it does not

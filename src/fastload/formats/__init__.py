@@ -72,9 +72,7 @@ CONTAINERS: tuple[Container, ...] = (gzipped, nemo, old_pt2)
 _NOT_YET = "which this version of fastload cannot read yet"
 
 # What a later version will read: the mark, where it stands, and what to say.
-LATER = (
-    (0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),
-)
+LATER = ((0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),)
 
 
 def detect_container(source: Source) -> Container | None:

@@ -59,7 +59,9 @@ def index(source: Source, options: Options) -> Index:
                 # Each reference walks the whole of what it refers to, which may always be the same.
                 scripted += opened.records.size(record)
                 if scripted > MAX_SCRIPT_BYTES:
-                    raise LimitError(f"its pickles refer to TorchScript modules of more than {MAX_SCRIPT_BYTES:,} bytes")
+                    raise LimitError(
+                        f"its pickles refer to TorchScript modules of more than {MAX_SCRIPT_BYTES:,} bytes"
+                    )
                 script = opened.records.name(record).removeprefix(opened.root)
                 parts.append(
                     Part(
@@ -91,9 +93,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
 
 
 def _harvest(source: Source, opened: archive.Archive, parts: list[Part], options: Options) -> Index:
-    return harvest(
-        parts, VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes
-    )
+    return harvest(parts, VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes)
 
 
 def _names(source: Source, opened: archive.Archive) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from fastload import dtypes
 from fastload._native import Index, Record, Records, build, parse
 from fastload.dtypes import DTYPES, TORCH_STORAGES
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
@@ -162,9 +161,7 @@ def _saved(source: Source) -> saved.Saved:
             raise FormatError(f"tensor {key!r} of the archive is of storage {storage!r}, which is not there")
         if min(geometry) < 0 or geometry[-1] >= MAX_PLACE:
             raise FormatError(f"tensor {key!r} of the archive has an impossible size, stride or offset")
-        tensors[key] = (
-            codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim]
-        )
+        tensors[key] = (codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim])
     pickled = members["pickle"]
     size = max(min(pickled.size, source.size - pickled.offset), 0)
     graph = parse(source.fetch(pickled.offset, size), pickled.offset)

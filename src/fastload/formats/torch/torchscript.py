@@ -72,9 +72,7 @@ def _harvest(source: Source, options: Options, leaves: dict[int, int]) -> Index:
         leaves=leaves,
         scripts=scripts_in(source, opened),
     )
-    index = harvest(
-        [module], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes
-    )
+    index = harvest([module], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes)
     if len(index) and not options.attributes:
         return index
     constants = Part(

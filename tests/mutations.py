@@ -210,7 +210,10 @@ class Named:
         elif kind == 3:
             name = members[other][0]
             cut = chance.randrange(len(name) + 1)
-            members[other] = name[:cut] + chance.choice(["", "/", ".", "0", "../", "é"]) + name[cut + 1 :], members[other][1]
+            members[other] = (
+                name[:cut] + chance.choice(["", "/", ".", "0", "../", "é"]) + name[cut + 1 :],
+                members[other][1],
+            )
         else:
             members[at] = members[at][0], self.members[at][1].damaged(chance)
         return self.write(members)

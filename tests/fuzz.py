@@ -1,6 +1,6 @@
 """The long run of the fuzzer: damaged files of every layout, read to the full, with an account at the end.
 
-    python tests/hostile/fuzz.py [mutations] [first number] [layout ...]
+    python tests/fuzz.py [mutations] [first number] [layout ...]
 
 What is neither read nor refused in our own words is printed with the layout and the number that make it again, and
 fails the run; so do a file that takes too long, and memory or descriptors that are not given back.
@@ -17,8 +17,6 @@ import tempfile
 import time
 import traceback
 import warnings
-
-sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
 
 from layouts import layouts
 from mutations import Layout

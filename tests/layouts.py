@@ -62,9 +62,7 @@ def by_hand():
     return {
         "zip": torch_file(shared),
         "zip, protocol 4": torch_file(shared, 4, align=1),
-        "zip, deflated": torch_file(
-            {"w": tensor("float32", (9,), range(9))}, deflate=["data.pkl", "data/0"]
-        ),
+        "zip, deflated": torch_file({"w": tensor("float32", (9,), range(9))}, deflate=["data.pkl", "data/0"]),
         "zip, zip64": torch_file({"w": tensor("float32", (2,), [1, 2])}, zip64="everywhere"),
         "zip, blobs": torch_file(nested, 3, align=1),
         "zip, big-endian": torch_file(shared, align=1, byteorder="big"),
@@ -84,6 +82,7 @@ def by_hand():
                     "weight_map": {
                         "w": "pytorch_model-00001-of-00002.bin",
                         "a": "pytorch_model-00002-of-00002.bin",
+                        "b.c.0": "pytorch_model-00002-of-00002.bin",
                         "b.c.1": "pytorch_model-00002-of-00002.bin",
                     },
                 }
@@ -140,9 +139,7 @@ def by_torch():
     eye = torch.eye(2)
     quantised = {
         "tensor": torch.quantize_per_tensor(eye, 0.5, 1, torch.quint8),
-        "channel": torch.quantize_per_channel(
-            eye, torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8
-        ),
+        "channel": torch.quantize_per_channel(eye, torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8),
     }
     sparse = {
         "coo": eye.to_sparse(),
@@ -171,7 +168,7 @@ def by_torch():
         ),
     }
     found |= {f"pickle of tensors, protocol {p}": pickle.dumps(tensors, p) for p in (0, 2, 4, 5)}
-    found |= scripts(torch, model) | packages(torch, model)
+    found |= scripts(torch, model) | packages(torch)
     exported = io.BytesIO()
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), exported)
     found["pt2 of a program"] = exported.getvalue()
@@ -193,8 +190,8 @@ def scripts(torch, model):
     return found
 
 
-def packages(torch, model):
-    """torch.package with two pickles, one of a module that refers to a TorchScript module."""
+def packages(torch):
+    """torch.package with two pickles, one of which refers to a TorchScript module."""
     import warnings
 
     found = io.BytesIO()
@@ -203,14 +200,14 @@ def packages(torch, model):
         traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
         with torch.package.PackageExporter(found) as exporter:
             exporter.extern("**")
-            exporter.save_pickle("models", "model.pkl", model[0])
+            exporter.save_pickle("models", "model.pkl", {"lr": 0.1, "names": ["a"]})
             exporter.save_pickle("models", "script.pkl", {"s": traced})
     return {"package": without_debug_records(found.getvalue())}
 
 
 def without_debug_records(archive):
     """*archive* without the line numbers of its code, which are most of it and which nobody reads."""
-    from mutations import members_of
     from builders import zip_file
+    from mutations import members_of
 
     return zip_file([(name, data) for name, data in members_of(archive) if not name.endswith(".debug_pkl")])
