@@ -545,9 +545,10 @@ cdef object build_within(Graph graph, uint32_t root, Vocabulary vocabulary, uint
     """The same, of no more than *left* parts, which become fewer."""
     cdef Builder builder = Builder(graph, vocabulary, {}, False)
     builder.most_parts = left[0]
-    found = built(builder, root)
-    left[0] -= builder.parts_made
-    return found
+    try:
+        return built(builder, root)
+    finally:                                     # what was refused has cost as much
+        left[0] -= min(left[0], builder.parts_made)
 
 
 cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=False):
