@@ -18,7 +18,9 @@ MUTATIONS = 40  # of each layout, which are more than fifty
 def fuzzer():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield Fuzzer()
+        made = Fuzzer()
+    yield made
+    made.folder.cleanup()
 
 
 def test_every_format_has_a_smallest_file():
