@@ -10,7 +10,7 @@ import time
 import pytest
 
 import fastload
-from builders import SMALLEST, smallest_file
+from builders import SMALLEST, WRAPPED, smallest_file
 from malformed import MALFORMED
 
 TIMES = 1000
@@ -105,7 +105,7 @@ def test_a_malformed_file_leaves_nothing_behind(io, tmp_path):
     assert_flat(sorted(tmp_path.iterdir()), io=io)
 
 
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_a_good_file_leaves_nothing_behind(format_name, tmp_path):
     (tmp_path / "good").write_bytes(smallest_file(format_name))
 
@@ -121,7 +121,7 @@ def test_the_shared_malformed_files_leave_nothing_behind(folder):
     assert_flat(small, times=200, seconds=0.2)
 
 
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_opening_leaves_the_references_to_none_alone(format_name):
     """Cython puts None into a buffer that is being filled, and whoever fills it must give that reference back."""
     whole = smallest_file(format_name)

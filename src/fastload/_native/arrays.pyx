@@ -11,10 +11,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastload._native.blob cimport add_data
 from fastload._native.geometry cimport add_geometry
-from fastload._native.graph cimport LIST, STR8, TEXT, TRUE, TUPLE, Node, Slice, bytes_of
+from fastload._native.graph cimport GLOBAL, LIST, STR8, TEXT, TRUE, TUPLE, Node, Slice, bytes_of
 from fastload._native.graph cimport INT, int_of
 from fastload._native.index cimport SWAPPED, Index, Row
-from fastload._native.objects cimport build_objects
+from fastload._native.objects cimport build_within
 from fastload._native.calls cimport (
     ARRAY, DATA_ARG, DTYPE_ARG, ORDER_ARG, SIZE_ARG, Call, Calls, raise_recipe, text_of_node,
 )
@@ -89,12 +89,15 @@ cdef tuple find_dtype(Calls calls, uint32_t node):
     cdef Call call
     if not calls.open_call(node, &call):
         raise FormatError("the dtype of the array is none")
-    args = build_objects(calls.graph, call.arguments, calls.vocabulary, {})
-    described = build_objects(calls.graph, state, calls.vocabulary, {}) if state else None
+    args = build_within(calls.graph, call.arguments, calls.vocabulary, &calls.dtype_parts)
+    described = build_within(calls.graph, state, calls.vocabulary, &calls.dtype_parts) if state else None
     found = calls.vocabulary.array_dtype(args, described)
     if found is None:
         called = calls.graph.nodes[calls.graph.nodes[node].x]
-        what = f"{text_of_node(calls.graph, called.x)}.{text_of_node(calls.graph, called.y)}{args!r:.80}"
+        # Nothing but a text is shown: of shared parts, a few bytes can make a repr without end.
+        what = f"({args[0][:40]!r})" if args and isinstance(args[0], str) else "()"
+        if called.kind == GLOBAL:
+            what = f"{text_of_node(calls.graph, called.x)}.{text_of_node(calls.graph, called.y)}{what}"
         raise UnsupportedError(f"the dtype of an array cannot be read: {what}")
     name, dtype, swapped = found
     if name in index.dtypes.names[:index.dtypes.count - len(index.dtypes.extra)]:

@@ -54,6 +54,9 @@ cdef struct Meaning:         # of a global
 
 cdef enum:
     MAX_WRAPPERS = 8         # around one tensor; torch writes two
+    # Objects, and sixteenths of bytes, of which the dtypes of the arrays are made, all together: they may share them,
+    # and each is made anew. A dtype takes a dozen, and one of fields four for each of them.
+    MAX_DTYPE_PARTS = 2_000_000
 
 cdef struct Call:            # of a function that the vocabulary knows
     const Meaning *meaning   # NULL where it does not
@@ -90,8 +93,9 @@ cdef class Calls:
     cdef Records records
     cdef dict tensors        # of an old tar: key: (dtype, record, offset, sizes, strides)
     cdef bytes suffix        # what stands after a storage's key in the name of its record
-    cdef dict blobs          # LOADER call: (storage, dtype, bytes)
+    cdef dict blobs          # LOADER call, or ~node of its bytes: (storage, dtype, bytes)
     cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped); None for one of objects
+    cdef uint64_t dtype_parts # that may still be made
     cdef dict array_storages # node of the bytes of a NumPy array: storage
     cdef uint64_t *sizes     # scratch: the shape of the tensor being read, then its strides
     cdef size_t sizes_capacity

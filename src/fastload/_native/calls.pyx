@@ -13,8 +13,8 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, NEWOBJ, NONE, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of, int_of,
-    wide,
+    FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of,
+    int_of, wide,
 )
 from fastload._native.index cimport MAX_DIMENSIONS, Index, Records
 from fastload._native.vector cimport reserve
@@ -164,6 +164,7 @@ cdef class Calls:
         self.blobs = {}
         self.array_dtypes = {}
         self.array_storages = {}
+        self.dtype_parts = MAX_DTYPE_PARTS
         self.prefix_length = len(prefix)
         reserve(<void **>&self.record, &self.record_capacity, len(prefix) + 64, 1)
         memcpy(self.record, <const char *>prefix, len(prefix))
@@ -249,8 +250,10 @@ cdef class Calls:
         return 0
 
     cdef uint32_t state_of(self, uint32_t node) noexcept nogil:
-        """What was handed to `__setstate__` of an object last; 0 if nothing was."""
+        """What was handed to `__setstate__` of an object last; 0 if nothing was, or *node* is no object."""
         cdef uint32_t last = self.graph.nodes[node].tail, at = last, found = 0
+        if self.graph.nodes[node].kind < LIST:   # whose tail counts something else
+            return 0
         while at:
             at = self.graph.updates[at].next
             if self.graph.updates[at].kind == STATE:

@@ -71,8 +71,10 @@ cdef class Contents:
         if found.kind == DICT:
             return self.add_set(node)
         if found.kind == PERSID:                 # of an object that a package describes: what it is made of
+            if self.graph.nodes[found.x].kind != TUPLE or self.graph.nodes[found.x].tail != 4:
+                return 0
             parts = self.graph.children + self.graph.nodes[found.x].x
-            return self.add_content(parts[3], 3) if self.graph.nodes[found.x].tail == 4 else 0
+            return self.add_content(parts[3], 3)
         if self.calls.base(node, &call):
             if call.meaning.role == OPAQUE:
                 return 0

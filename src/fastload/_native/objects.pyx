@@ -7,7 +7,7 @@ nothing.
 
 cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastload._native.graph cimport (
@@ -115,6 +115,7 @@ cdef class Builder:
     cdef object mapping      # the maker that marks a dict-like class
     cdef dict ways           # call: what makes its object
     cdef uint64_t copied, most_copied
+    cdef uint64_t parts_made, most_parts  # objects, and sixteenths of the bytes of texts
     cdef bint is_key         # what the records hold does not matter
 
     def __cinit__(self, Graph graph, Vocabulary vocabulary, dict leaves, bint is_key):
@@ -122,6 +123,7 @@ cdef class Builder:
         self.ways = {}
         self.most_copied = COPIES + COPIES_PER_BYTE * graph.end
         self.is_key = is_key
+        self.most_parts = UINT64_MAX
         self.made = {}
         self.finished = set()
         self.makers = vocabulary.makers
@@ -485,6 +487,9 @@ cdef class Builder:
             if len(self.made) > MAX_OBJECTS:
                 raise LimitError(f"the file holds more than {MAX_OBJECTS:,} Python objects beside its tensors")
             node = &self.graph.nodes[number]
+            self.parts_made += 1 + (node.tail // 16 if LONG <= node.kind <= BYTEARRAY else 0)
+            if self.parts_made > self.most_parts:
+                raise LimitError("the dtypes of the arrays are made of the same parts over and over")
             if number in self.leaves:
                 self.made[number] = self.leaves[number]
             elif node.kind <= BYTEARRAY:
@@ -536,9 +541,23 @@ cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node):
         raise LimitError("the key of a dict is a number of more than 4300 digits")
 
 
-cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=False):
+cdef object build_within(Graph graph, uint32_t root, Vocabulary vocabulary, uint64_t *left):
+    """The same, of no more than *left* parts, which become fewer."""
+    cdef Builder builder = Builder(graph, vocabulary, {}, False)
+    builder.most_parts = left[0]
     try:
-        return Builder(graph, vocabulary, leaves, is_key).build(root)
+        return built(builder, root)
+    finally:                                     # what was refused has cost as much
+        left[0] -= min(left[0], builder.parts_made)
+
+
+cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=False):
+    return built(Builder(graph, vocabulary, leaves, is_key), root)
+
+
+cdef object built(Builder builder, uint32_t root):
+    try:
+        return builder.build(root)
     except UnicodeDecodeError:
         raise FormatError("the file changed while it was open: a text in its pickle is no UTF-8 any more")
     except TypeError as error:

@@ -59,7 +59,10 @@ def index(source: Source, options: Options) -> Index:
     header = _header(source)
     if OBJECTS.fullmatch(header.descr):
         return saved.index(_saved(source, header), source, options)
-    dtype = np.dtype(header.descr) if PLAIN.fullmatch(header.descr) else None
+    try:
+        dtype = np.dtype(header.descr) if PLAIN.fullmatch(header.descr) else None
+    except TypeError:  # of a size that there is not
+        dtype = None
     if dtype is None or dtype.name not in CODES or dtype.byteorder == ">":
         raise UnsupportedError(f"is an array of {header.descr!r}, which cannot be read: use numpy.load")
     found = Index(source, dtypes.TABLE)

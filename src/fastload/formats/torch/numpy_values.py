@@ -73,8 +73,11 @@ def numpy_scalar(dtype: object, data: object) -> Any:
     if _count_fields(dtype, 1) > MAX_SCALAR_FIELDS:
         raise ValueError("too many fields")
     raw = bytes_of_length(data, dtype.itemsize)
-    value = np.ndarray((), dtype, raw)[()]
-    return value if dtype.kind in "mM" else value.item()
+    try:
+        value = np.ndarray((), dtype, raw)[()]
+        return value if dtype.kind in "mM" else value.item()
+    except SystemError as error:  # of numpy 2, at code points that Unicode does not have
+        raise ValueError("a text of no characters") from error
 
 
 def bytes_of_length(data: object, length: int) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastload import dtypes
 from fastload._native import Graph, Index, Part, build, harvest
+from fastload.errors import LimitError
 from fastload.formats.torch import archive
 from fastload.formats.torch.scripts import scripts_in
 from fastload.formats.torch.vocabulary import VOCABULARY
@@ -23,6 +24,8 @@ from fastload.options import Options
 from fastload.source import Source
 
 NAME = "torch-package"
+
+MAX_SCRIPT_BYTES = 1 << 25  # of pickles of TorchScript modules, one for each reference; they are without tensors' data
 
 verify = archive.verify
 
@@ -42,15 +45,24 @@ def index(source: Source, options: Options) -> Index:
     """
     opened = archive.open_archive(source)
     parts = []
-    for name, graph in _pickles(source, opened).items():
-        at = _keys(source, opened, name)
+    scripted = 0
+    pickles = _pickles(source, opened)
+    for name, graph in pickles.items():
+        at = () if len(pickles) == 1 else (name,)
         references: list[tuple[tuple[str, ...], Any]] = []
         part = Part(graph, opened.prefix(".data/"), b".storage", at=at, references=references)
         _harvest(source, opened, [part], options)
         parts.append(part)
         for keys, arguments in references:
-            script = f".data/ts_code/{arguments[0]}/data.pkl" if arguments else ""
-            if opened.find(script) >= 0:
+            record = _find_script(opened, arguments)
+            if record >= 0:
+                # Each reference walks the whole of what it refers to, which may always be the same.
+                scripted += opened.records.size(record)
+                if scripted > MAX_SCRIPT_BYTES:
+                    raise LimitError(
+                        f"its pickles refer to TorchScript modules of more than {MAX_SCRIPT_BYTES:,} bytes"
+                    )
+                script = opened.records.name(record).removeprefix(opened.root)
                 parts.append(
                     Part(
                         archive.parse_record(source, opened, script),
@@ -100,5 +112,11 @@ def _pickles(source: Source, opened: archive.Archive) -> dict[str, Graph]:
     return {name: archive.parse_record(source, opened, name) for name in _names(source, opened)}
 
 
-def _keys(source: Source, opened: archive.Archive, name: str) -> tuple[str, ...]:
-    return () if len(_names(source, opened)) == 1 else (name,)
+def _find_script(opened: archive.Archive, arguments: Any) -> int:
+    """The record of the TorchScript module that a reference's *arguments* name, or -1."""
+    if not isinstance(arguments, tuple) or not arguments or not isinstance(arguments[0], str):
+        return -1
+    try:
+        return opened.find(f".data/ts_code/{arguments[0]}/data.pkl")
+    except UnicodeEncodeError:  # half a surrogate pair, which no name of a record can be
+        return -1

@@ -28,6 +28,7 @@ NAME = "pytorch-tar"
 MEMBERS = ("storages", "tensors", "pickle")
 WINDOW_BYTES = 1 << 16  # of a member that is read at a time
 MAX_DIMENSIONS = 1 << 16
+MAX_PLACE = 1 << 62  # of a first element, so that two of them added are still a number of 64 bits
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -130,9 +131,18 @@ class _Section:
             raise FormatError(f"the member {self._name!r} of the archive holds no tuple of {length}", offset=self.at)
         return value
 
+    def key(self, value: Any) -> str:
+        """A key of a storage or tensor: a number, which is a text where tensors refer to it."""
+        if type(value) is not str and not (type(value) is int and value.bit_length() <= 64):
+            raise FormatError(f"the member {self._name!r} of the archive has a key that is no number", offset=self.at)
+        return str(value)
+
 
 def _saved(source: Source) -> saved.Saved:
     members = _members(source)
+    for name in MEMBERS:
+        if name not in members:  # of a file that changes while it is open
+            raise FormatError(f"the archive lacks its member {name!r}")
     runs, codes, views = _read_storages(_Section(source, members["storages"], "storages"))
     records = Records.of_runs([(key, position, size) for key, (position, size) in runs.items()])
     numbers = {key: number for number, key in enumerate(runs)}
@@ -140,27 +150,26 @@ def _saved(source: Source) -> saved.Saved:
     section = _Section(source, members["tensors"], "tensors")
     for _ in range(section.count()):
         key, storage, _class = section.row(3)
+        key, storage = section.key(key), section.key(storage)
         ndim = section.number("i")
         section.skip(4)
         if not 0 <= ndim < MAX_DIMENSIONS:
             raise FormatError(f"tensor {key!r} of the archive has {ndim} dimensions", offset=section.at)
         geometry = struct.unpack(f"<{2 * ndim + 1}q", section.take(8 * (2 * ndim + 1)))
-        root, base, _size = views.get(str(storage), (str(storage), 0, 0))
+        root, base, _size = views.get(storage, (storage, 0, 0))
         if root not in numbers:
             raise FormatError(f"tensor {key!r} of the archive is of storage {storage!r}, which is not there")
-        if min(geometry) < 0:
-            raise FormatError(f"tensor {key!r} of the archive has a negative size, stride or offset")
-        tensors[str(key)] = (
-            codes[root],
-            numbers[root],
-            base + geometry[-1],
-            geometry[:ndim],
-            geometry[ndim : 2 * ndim],
-        )
+        if min(geometry) < 0 or geometry[-1] >= MAX_PLACE:
+            raise FormatError(f"tensor {key!r} of the archive has an impossible size, stride or offset")
+        tensors[key] = (codes[root], numbers[root], base + geometry[-1], geometry[:ndim], geometry[ndim : 2 * ndim])
     pickled = members["pickle"]
     size = max(min(pickled.size, source.size - pickled.offset), 0)
     graph = parse(source.fetch(pickled.offset, size), pickled.offset)
     return saved.Saved(graph, records, tensors=tensors)
+
+
+def _called(made_by: Any) -> str:
+    return f"{made_by.module}.{made_by.name}" if isinstance(made_by, Record) else type(made_by).__name__
 
 
 def _read_storages(
@@ -171,20 +180,21 @@ def _read_storages(
     codes: dict[str, int] = {}
     for _ in range(section.count()):
         key, _location, made_by = section.row(3)
+        key = section.key(key)
         code = TORCH_STORAGES.get(made_by.name) if isinstance(made_by, Record) else None
         if code is None:
-            raise UnsupportedError(f"storage {key!r} of the archive is of an unknown class: {made_by}")
+            raise UnsupportedError(f"storage {key!r} of the archive is of an unknown class: {_called(made_by)}")
         count = section.number("q")
         if count < 0:
             raise FormatError(f"storage {key!r} of the archive has a negative size", offset=section.at)
         size = count * DTYPES[code].bits // 8
-        runs[str(key)] = (section.at, size)
-        codes[str(key)] = code
+        runs[key] = (section.at, size)
+        codes[key] = code
         section.skip(size)
     views: dict[str, tuple[str, int, int]] = {}
     listed = section.unpickle()
     for view in listed if isinstance(listed, list) else []:
-        if not isinstance(view, tuple) or len(view) != 4 or type(view[2]) is not int or view[2] < 0:
+        if not isinstance(view, tuple) or len(view) != 4 or type(view[2]) is not int or not 0 <= view[2] < MAX_PLACE:
             raise FormatError("a view of a storage in the archive is described in an unknown way", offset=section.at)
-        views[str(view[0])] = (str(view[1]), view[2], view[3])
+        views[section.key(view[0])] = (section.key(view[1]), view[2], view[3])
     return runs, codes, views

@@ -135,7 +135,16 @@ def _array_dtype(args: tuple[Any, ...], state: object) -> tuple[str, np.dtype[An
     native = dtype.newbyteorder("=")
     if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
         return native.name, native, dtype.byteorder == ">"
-    return dtype.str if dtype.names is None else str(dtype.descr), dtype, False
+    return _spelling(dtype), dtype, False
+
+
+def _spelling(dtype: np.dtype[Any]) -> str:
+    if dtype.names is None:
+        return dtype.str
+    try:
+        return str(dtype.descr)
+    except ValueError:  # of fields that overlap, or stand in another order
+        return str(dtype)
 
 
 VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping, _array_dtype, Quantization)
