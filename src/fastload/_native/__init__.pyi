@@ -69,7 +69,7 @@ class Vocabulary:
         rows: Iterable[tuple[str | None, str, str, int, str, str]],
         makers: dict[tuple[str, str], tuple[str, Any]],
         mapping: Callable[..., Any],
-        array_dtype: Callable[[tuple[Any, ...], Any], tuple[str, np.dtype[Any], bool] | None],
+        array_dtype: Callable[[tuple[Any, ...], Any, bool], tuple[str, np.dtype[Any], int, bool] | None],
         quantization: Callable[[str, Any, Any, int | None], Any],
     ) -> None: ...
 

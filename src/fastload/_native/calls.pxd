@@ -20,6 +20,7 @@ cdef enum Role:
     SPARSE, NESTED           # a function that makes a tensor of several, its components
     LOADER                   # a function that makes a storage of the bytes of a whole file
     ARRAY                    # a function that makes a NumPy array, which its state fills
+    MASKED                   # the same of one with a mask, whose bytes follow the others
     FROM_BUFFER              # a function that makes a NumPy array of bytes
     ENCODE                   # a function that makes bytes of a text, or of nothing
     MAPPING                  # a dict by another name
@@ -43,6 +44,7 @@ cdef enum:                   # arguments that functions have: their places in `M
     PARTS_ARG
     DATA_ARG
     ORDER_ARG
+    AXES_ARG
     ARGUMENT_COUNT
 
 cdef struct Meaning:         # of a global
@@ -50,7 +52,7 @@ cdef struct Meaning:         # of a global
     uint8_t dtype
     uint8_t kind
     uint8_t least, most      # arguments
-    int8_t at[15]            # place of each argument; -1 where there is none
+    int8_t at[16]            # place of each argument; -1 where there is none
 
 cdef enum:
     MAX_WRAPPERS = 8         # around one tensor; torch writes two
@@ -91,7 +93,7 @@ cdef class Calls:
     cdef dict tensors        # of an old tar: key: (dtype, record, offset, sizes, strides)
     cdef bytes suffix        # what stands after a storage's key in the name of its record
     cdef dict blobs          # LOADER call: (storage, dtype, bytes)
-    cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped); None for one of objects
+    cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped), and of a mask for its ~node
     cdef dict array_storages # node of the bytes of a NumPy array: storage
     cdef uint64_t *sizes     # scratch: the shape of the tensor being read, then its strides
     cdef size_t sizes_capacity

@@ -25,11 +25,11 @@ from fastload.errors import FormatError, UnsupportedError
 # The words for Role and Argument, in their order.
 ROLES = (
     "inert", "storage", "dtype", "size", "tensor", "meta", "subclass", "wrapper", "from_type", "old_tensor", "sparse",
-    "nested", "loader", "array", "from_buffer", "encode", "mapping", "sequence", "rebuild", "opaque",
+    "nested", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "rebuild", "opaque",
 )
 ARGUMENTS = (
     "storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state", "function", "arguments",
-    "quantizer", "layout", "parts", "data", "order",
+    "quantizer", "layout", "parts", "data", "order", "axes",
 )
 
 # A storage's persistent id as protocol 0 writes it: the `repr` of the tuple.
@@ -54,9 +54,9 @@ cdef class Vocabulary:
     mapping : function
         The maker that marks a dict-like class, whose items are set after it is made.
     array_dtype : function
-        Of the arguments and the state of a pickled NumPy dtype: its (name, numpy.dtype, whether it is big-endian), with
-        the name of a row of the dtype table where one describes it; None for one of objects. It raises ValueError where
-        the dtype makes no sense.
+        Of the arguments and the state of a pickled NumPy dtype, and whether that of a mask over such elements is meant:
+        its (name, numpy.dtype, unit in bytes whose order is reversed where it is big-endian, whether it is), with the
+        name of a row of the dtype table where one describes it; None for one of objects, or one that makes no sense.
     quantization : function
         Makes what an entry shows of (scheme, scale, zero_point, axis).
     """

@@ -7,7 +7,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.arrays cimport read_array
+from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
@@ -178,7 +178,7 @@ cdef class Recipe(Calls):
             return raise_recipe("what should be a tensor is none")
         row.kind = call.kind
         if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
-            return read_array(self, &call, row)
+            return read_array(self, &call, WHOLE, row)
         if call.meaning.role == OLD_TENSOR:
             return self.read_old_tensor(&call, row)
         self.arguments(&call, &args)
@@ -211,6 +211,13 @@ cdef class Recipe(Calls):
         if quantizer:
             note_quantization(self, quantizer)
         return 0
+
+    cdef int read_part(self, uint32_t node, uint8_t part, Row *row) except -1 nogil:
+        """The row of a part of a masked array."""
+        cdef Call call
+        memcpy(row, &EMPTY_ROW, sizeof(Row))
+        self.base(node, &call)
+        return read_array(self, &call, part, row)
 
     cdef int read_old_tensor(self, const Call *call, Row *row) except -1 nogil:
         """A tensor of torch 0.1: an empty one that was given (storage, offset, size, stride) as its state."""
