@@ -26,6 +26,7 @@ cdef enum Role:
     MAPPING                  # a dict by another name
     SEQUENCE                 # a list or set by another name
     REBUILD                  # a function that makes an object of (class, base, value of the base)
+    NEW                      # a function that makes an object of (class, arguments of the class …)
     OPAQUE                   # an object that holds no tensor of anybody's
 
 cdef enum:                   # arguments that functions have: their places in `Meaning.at`
@@ -60,6 +61,7 @@ cdef enum:
 cdef struct Call:            # of a function that the vocabulary knows
     const Meaning *meaning   # NULL where it does not
     uint32_t arguments       # a TUPLE
+    uint32_t skipped         # of its items, which are no arguments
     uint32_t node            # whose state the call's result is given; 0 behind a FROM_TYPE
     uint32_t state           # attributes that the last `unwrap` found among the arguments; 0 where there were none
     uint8_t kind             # what the wrappers made of it
@@ -105,6 +107,7 @@ cdef class Calls:
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil
     cdef bint unwrap(self, Call *call) noexcept nogil
+    cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil
     cdef int arguments(self, const Call *call, const uint32_t **found) except -1 nogil

@@ -25,7 +25,7 @@ from fastload.errors import FormatError, UnsupportedError
 # The words for Role and Argument, in their order.
 ROLES = (
     "inert", "storage", "dtype", "size", "tensor", "meta", "subclass", "wrapper", "from_type", "old_tensor", "sparse",
-    "nested", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "rebuild", "opaque",
+    "nested", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "rebuild", "new", "opaque",
 )
 ARGUMENTS = (
     "storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state", "function", "arguments",
@@ -182,6 +182,8 @@ cdef class Calls:
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil:
         """Whether *node* is a call; what it calls, with what."""
         cdef const Node *found = &self.graph.nodes[node]
+        cdef const Meaning *made
+        call.skipped = 0
         call.state = 0
         call.kind = 0
         call.wrappers = 0
@@ -191,14 +193,19 @@ cdef class Calls:
             return False
         call.meaning = self.meaning(found.x)
         call.arguments = found.y
+        if call.meaning != NULL and call.meaning.role == NEW and self.graph.nodes[found.y].tail:
+            made = self.meaning(self.graph.children[self.graph.nodes[found.y].x])
+            if made != NULL and (made.role == WRAPPER or made.role == OLD_TENSOR):
+                call.meaning = made
+                call.skipped = 1
         return True
 
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil:
         """The node of an argument; 0 where it is not given."""
         cdef const Node *arguments = &self.graph.nodes[call.arguments]
-        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail:
+        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail - call.skipped:
             return 0
-        return self.graph.children[arguments.x + call.meaning.at[which]]
+        return self.graph.children[arguments.x + call.skipped + call.meaning.at[which]]
 
     cdef bint unwrap(self, Call *call) noexcept nogil:
         """Go from a call that only adds something to a tensor to the one within that makes it."""
@@ -215,12 +222,15 @@ cdef class Calls:
             call.state = self.argument(call, STATE_ARG)
             call.meaning = self.meaning(function)
             call.arguments = arguments
+            call.skipped = 0
             call.node = 0
             call.wrappers = wrappers
             return True
         if call.meaning.role == WRAPPER:
             function = self.argument(call, STATE_ARG)
             tensor = self.argument(call, TENSOR_ARG)
+            if not tensor:
+                tensor = self.tensor_in_state(call)
             if kind == 0:
                 kind = call.meaning.kind
             if not tensor or not self.open_call(tensor, call):
@@ -231,6 +241,14 @@ cdef class Calls:
             call.wrappers = wrappers
             return True
         return False
+
+    cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil:
+        """The tensor of an old parameter: its state was (tensor, creator, hooks, whether to train it, …); 0 if not."""
+        cdef const Node *state
+        if not call.node:
+            return 0
+        state = &self.graph.nodes[self.state_of(call.node)]
+        return self.graph.children[state.x] if state.kind == TUPLE and state.tail == 5 else 0
 
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil:
         """The innermost call that makes the tensor, the storage or the array *node*; False where it is no known call."""

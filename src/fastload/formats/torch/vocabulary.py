@@ -123,6 +123,7 @@ GLOBALS = (
     ),
     # An instance of a class that is a dict, list or the like, as protocols 0 and 1 write it.
     *(Global(module, "_reconstructor", "rebuild") for module in ("copyreg", "copy_reg")),
+    *(Global(module, "__newobj__", "new") for module in ("copyreg", "copy_reg")),
     # Its state is a tensor, and nobody's weights.
     Global("torch._C", "Generator", "opaque"),
 )
