@@ -235,12 +235,17 @@ def test_pickles_that_are_longer_than_the_first_read(tmp_path):
     assert read(path, io="read")["w"].tolist() == [0, 1, 2]
 
 
-def test_the_objects():
+def test_the_objects_and_the_globals():
     file = saved({"epoch": 3, "w": torch.ones(2), "lr": [0.5, None]})
 
     with fastload.open(file) as checkpoint:
         assert checkpoint.objects["epoch"] == 3 and checkpoint.objects["lr"] == [0.5, None]
         assert checkpoint.objects["w"].name == "w"
+        assert set(checkpoint._tensors.list_globals()) == {
+            ("torch._utils", "_rebuild_tensor_v2"),
+            ("torch", "FloatStorage"),
+            ("collections", "OrderedDict"),
+        }
 
 
 class Scaled(torch.nn.Module):

@@ -92,7 +92,7 @@ cdef class Calls:
     cdef Vocabulary vocabulary
     cdef Index index
     cdef Records records
-    cdef dict tensors        # of an old tar: key: (dtype, record, offset, sizes, strides)
+    cdef dict tensors        # of an old tar: by key; see `harvest.Part`
     cdef bytes suffix        # what stands after a storage's key in the name of its record
     cdef dict blobs          # LOADER call: (storage, dtype, bytes)
     cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped), and of a mask for its ~node

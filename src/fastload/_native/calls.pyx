@@ -146,7 +146,7 @@ cdef class Calls:
         What stands before and after a storage's key in the name of its record.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     """
 
     def __cinit__(

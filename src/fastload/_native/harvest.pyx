@@ -64,7 +64,7 @@ cdef class Part:
         Filled with the row of every node that is a tensor.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     at : tuple of str
         The keys that stand before those of the pickle in the names of its tensors.
     references : list, optional

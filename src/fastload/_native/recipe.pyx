@@ -241,11 +241,15 @@ cdef class Recipe(Calls):
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
         cdef Slice text = self.text(self.graph.nodes[node].x)
         cdef size_t ndim, i
+        if id.kind != INT and text.start == NULL:
+            raise FormatError("its key is none")
         key = int_of(id) if id.kind == INT else text.start[:text.length].decode("ascii", "replace")
         described = self.tensors.get(str(key))
         if described is None:
             raise FormatError(f"its key {str(key)!r} is that of no tensor")
-        row.dtype, row.storage, start, sizes, strides = described
+        row.dtype, row.storage, start, sizes, strides, is_storage = described
+        if is_storage:
+            row.kind = KIND_STORAGE
         ndim = len(sizes)
         reserve(<void **>&self.sizes, &self.sizes_capacity, 2 * ndim + 1, sizeof(uint64_t))
         for i in range(ndim):
