@@ -342,6 +342,23 @@ cdef class Calls:
             identity.view = parts[5]
         return 0
 
+    cdef int view_metadata(
+        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
+    ) except -1 nogil:
+        """A part of a storage that is one by itself, as torch before 0.4 wrote it: (key, offset, size) in elements."""
+        cdef const Node *found = &self.graph.nodes[identity.view]
+        cdef const uint32_t *parts = self.graph.children + found.x
+        cdef uint64_t offset = 0, count = 0
+        if found.kind != TUPLE or found.tail != 3:
+            return raise_recipe("what should say which part of a storage it is does not")
+        unsigned(&self.graph.nodes[parts[1]], &offset, "the part of its storage begins at no count")
+        unsigned(&self.graph.nodes[parts[2]], &count, "the size of the part of its storage is no count")
+        if offset > identity.count or count > identity.count - offset:
+            return raise_recipe("the part of a storage that it is reaches beyond the whole")
+        base[0] = offset * item                  # of a count whose bytes were found to fit
+        size[0] = count * item
+        return 0
+
     cdef int identify_text(self, Slice text, Identity *identity) except -1 with gil:
         """The same of an id of protocol 0, which is the `repr` of that of the others."""
         found = TEXT_ID.fullmatch(text.start[:text.length])

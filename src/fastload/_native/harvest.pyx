@@ -29,7 +29,7 @@ from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
 
-from fastload.errors import FastloadError, FormatError, LimitError
+from fastload.errors import FastloadError, FormatError, LimitError, UnsupportedError
 
 cdef enum:
     MAX_NAME_BYTES = 1_048_576   # of one tensor's dotted name
@@ -437,7 +437,7 @@ cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, 
     try:
         with nogil:
             walk.run()
-    except FormatError as error:
+    except (FormatError, UnsupportedError) as error:
         error.message = f"tensor {walk.place()}: {error.message}"
         raise
     return 0
