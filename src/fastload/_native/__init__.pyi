@@ -70,7 +70,7 @@ class Vocabulary:
         rows: Iterable[tuple[str | None, str, str, int, str, str]],
         makers: dict[tuple[str, str], tuple[str, Any]],
         mapping: Callable[..., Any],
-        array_dtype: Callable[[tuple[Any, ...], Any], tuple[str, np.dtype[Any], bool] | None],
+        array_dtype: Callable[[tuple[Any, ...], Any, bool], tuple[str, np.dtype[Any], int, bool] | None],
         quantization: Callable[[str, Any, Any, int | None], Any],
     ) -> None: ...
 
@@ -161,7 +161,7 @@ class Part:
         prefix: bytes = b"",
         suffix: bytes = b"",
         leaves: dict[int, int] | None = None,
-        tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None,
+        tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]] | None = None,
         scripts: Callable[[str, str], tuple[Container[str], Container[str]] | None] | None = None,
         at: tuple[str, ...] = (),
         references: list[tuple[tuple[str, ...], Any]] | None = None,

@@ -20,11 +20,13 @@ cdef enum Role:
     SPARSE, NESTED           # a function that makes a tensor of several, its components
     LOADER                   # a function that makes a storage of the bytes of a whole file
     ARRAY                    # a function that makes a NumPy array, which its state fills
+    MASKED                   # the same of one with a mask, whose bytes follow the others
     FROM_BUFFER              # a function that makes a NumPy array of bytes
     ENCODE                   # a function that makes bytes of a text, or of nothing
     MAPPING                  # a dict by another name
     SEQUENCE                 # a list or set by another name
     REBUILD                  # a function that makes an object of (class, base, value of the base)
+    NEW                      # a function that makes an object of (class, arguments of the class …)
     OPAQUE                   # an object that holds no tensor of anybody's
 
 cdef enum:                   # arguments that functions have: their places in `Meaning.at`
@@ -43,6 +45,7 @@ cdef enum:                   # arguments that functions have: their places in `M
     PARTS_ARG
     DATA_ARG
     ORDER_ARG
+    AXES_ARG
     ARGUMENT_COUNT
 
 cdef struct Meaning:         # of a global
@@ -50,7 +53,7 @@ cdef struct Meaning:         # of a global
     uint8_t dtype
     uint8_t kind
     uint8_t least, most      # arguments
-    int8_t at[15]            # place of each argument; -1 where there is none
+    int8_t at[16]            # place of each argument; -1 where there is none
 
 cdef enum:
     MAX_WRAPPERS = 8         # around one tensor; torch writes two
@@ -61,6 +64,7 @@ cdef enum:
 cdef struct Call:            # of a function that the vocabulary knows
     const Meaning *meaning   # NULL where it does not
     uint32_t arguments       # a TUPLE
+    uint32_t skipped         # of its items, which are no arguments
     uint32_t node            # whose state the call's result is given; 0 behind a FROM_TYPE
     uint32_t state           # attributes that the last `unwrap` found among the arguments; 0 where there were none
     uint8_t kind             # what the wrappers made of it
@@ -91,10 +95,10 @@ cdef class Calls:
     cdef Vocabulary vocabulary
     cdef Index index
     cdef Records records
-    cdef dict tensors        # of an old tar: key: (dtype, record, offset, sizes, strides)
+    cdef dict tensors        # of an old tar: by key; see `harvest.Part`
     cdef bytes suffix        # what stands after a storage's key in the name of its record
     cdef dict blobs          # LOADER call, or ~node of its bytes: (storage, dtype, bytes)
-    cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped); None for one of objects
+    cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped), and of a mask for its ~node
     cdef uint64_t dtype_parts # that may still be made
     cdef dict array_storages # node of the bytes of a NumPy array: storage
     cdef uint64_t *sizes     # scratch: the shape of the tensor being read, then its strides
@@ -107,6 +111,7 @@ cdef class Calls:
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil
     cdef bint unwrap(self, Call *call) noexcept nogil
+    cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil
     cdef int arguments(self, const Call *call, const uint32_t **found) except -1 nogil
@@ -114,6 +119,7 @@ cdef class Calls:
     cdef Slice text(self, uint32_t node) noexcept nogil
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil
     cdef int identify(self, uint32_t node, Identity *identity) except -1 nogil
+    cdef int view_metadata(self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size) except -1 nogil
     cdef int identify_text(self, Slice text, Identity *identity) except -1 with gil
 
 

@@ -25,11 +25,11 @@ from fastload.errors import FormatError, UnsupportedError
 # The words for Role and Argument, in their order.
 ROLES = (
     "inert", "storage", "dtype", "size", "tensor", "meta", "subclass", "wrapper", "from_type", "old_tensor", "sparse",
-    "nested", "loader", "array", "from_buffer", "encode", "mapping", "sequence", "rebuild", "opaque",
+    "nested", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "rebuild", "new", "opaque",
 )
 ARGUMENTS = (
     "storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state", "function", "arguments",
-    "quantizer", "layout", "parts", "data", "order",
+    "quantizer", "layout", "parts", "data", "order", "axes",
 )
 
 # A storage's persistent id as protocol 0 writes it: the `repr` of the tuple.
@@ -54,9 +54,9 @@ cdef class Vocabulary:
     mapping : function
         The maker that marks a dict-like class, whose items are set after it is made.
     array_dtype : function
-        Of the arguments and the state of a pickled NumPy dtype: its (name, numpy.dtype, whether it is big-endian), with
-        the name of a row of the dtype table where one describes it; None for one of objects. It raises ValueError where
-        the dtype makes no sense.
+        Of the arguments and the state of a pickled NumPy dtype, and whether that of a mask over such elements is meant:
+        its (name, numpy.dtype, unit in bytes whose order is reversed where it is big-endian, whether it is), with the
+        name of a row of the dtype table where one describes it; None for one of objects, or one that makes no sense.
     quantization : function
         Makes what an entry shows of (scheme, scale, zero_point, axis).
     """
@@ -146,7 +146,7 @@ cdef class Calls:
         What stands before and after a storage's key in the name of its record.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     """
 
     def __cinit__(
@@ -183,6 +183,8 @@ cdef class Calls:
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil:
         """Whether *node* is a call; what it calls, with what."""
         cdef const Node *found = &self.graph.nodes[node]
+        cdef const Meaning *made
+        call.skipped = 0
         call.state = 0
         call.kind = 0
         call.wrappers = 0
@@ -192,14 +194,19 @@ cdef class Calls:
             return False
         call.meaning = self.meaning(found.x)
         call.arguments = found.y
+        if call.meaning != NULL and call.meaning.role == NEW and self.graph.nodes[found.y].tail:
+            made = self.meaning(self.graph.children[self.graph.nodes[found.y].x])
+            if made != NULL and (made.role == WRAPPER or made.role == OLD_TENSOR):
+                call.meaning = made
+                call.skipped = 1
         return True
 
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil:
         """The node of an argument; 0 where it is not given."""
         cdef const Node *arguments = &self.graph.nodes[call.arguments]
-        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail:
+        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail - call.skipped:
             return 0
-        return self.graph.children[arguments.x + call.meaning.at[which]]
+        return self.graph.children[arguments.x + call.skipped + call.meaning.at[which]]
 
     cdef bint unwrap(self, Call *call) noexcept nogil:
         """Go from a call that only adds something to a tensor to the one within that makes it."""
@@ -216,12 +223,15 @@ cdef class Calls:
             call.state = self.argument(call, STATE_ARG)
             call.meaning = self.meaning(function)
             call.arguments = arguments
+            call.skipped = 0
             call.node = 0
             call.wrappers = wrappers
             return True
         if call.meaning.role == WRAPPER:
             function = self.argument(call, STATE_ARG)
             tensor = self.argument(call, TENSOR_ARG)
+            if not tensor:
+                tensor = self.tensor_in_state(call)
             if kind == 0:
                 kind = call.meaning.kind
             if not tensor or not self.open_call(tensor, call):
@@ -232,6 +242,14 @@ cdef class Calls:
             call.wrappers = wrappers
             return True
         return False
+
+    cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil:
+        """The tensor of an old parameter: its state was (tensor, creator, hooks, whether to train it, …); 0 if not."""
+        cdef const Node *state
+        if not call.node:
+            return 0
+        state = &self.graph.nodes[self.state_of(call.node)]
+        return self.graph.children[state.x] if state.kind == TUPLE and state.tail == 5 else 0
 
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil:
         """The innermost call that makes the tensor, the storage or the array *node*; False where it is no known call."""
@@ -325,6 +343,23 @@ cdef class Calls:
             return raise_recipe("the key of its storage is no text")
         if id.tail > 5 and self.graph.nodes[parts[5]].kind != NONE:
             identity.view = parts[5]
+        return 0
+
+    cdef int view_metadata(
+        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
+    ) except -1 nogil:
+        """A part of a storage that is one by itself, as torch before 0.4 wrote it: (key, offset, size) in elements."""
+        cdef const Node *found = &self.graph.nodes[identity.view]
+        cdef const uint32_t *parts = self.graph.children + found.x
+        cdef uint64_t offset = 0, count = 0
+        if found.kind != TUPLE or found.tail != 3:
+            return raise_recipe("what should say which part of a storage it is does not")
+        unsigned(&self.graph.nodes[parts[1]], &offset, "the part of its storage begins at no count")
+        unsigned(&self.graph.nodes[parts[2]], &count, "the size of the part of its storage is no count")
+        if offset > identity.count or count > identity.count - offset:
+            return raise_recipe("the part of a storage that it is reaches beyond the whole")
+        base[0] = offset * item                  # of a count whose bytes were found to fit
+        size[0] = count * item
         return 0
 
     cdef int identify_text(self, Slice text, Identity *identity) except -1 with gil:

@@ -9,9 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.arrays cimport DATA, MASK, ArrayParts, find_array, holds_objects
 from fastload._native.calls cimport (
-    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE, SPARSE,
+    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, MASKED, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE, SPARSE,
     SUBCLASS, TENSOR, Call, Calls,
 )
 from fastload._native.graph cimport (
@@ -19,8 +19,8 @@ from fastload._native.graph cimport (
     TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of,
 )
 from fastload._native.keys cimport (
-    CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, INDICES_WORD, OFFSETS_WORD,
-    ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
+    CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, DATA_WORD, FILL_VALUE_WORD, INDICES_WORD,
+    MASK_WORD, OFFSETS_WORD, ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
 )
 from fastload._native.vector cimport reserve
 
@@ -78,7 +78,7 @@ cdef class Contents:
         if self.calls.base(node, &call):
             if call.meaning.role == OPAQUE:
                 return 0
-            if call.meaning.role in (SPARSE, NESTED, TENSOR, META, OLD_TENSOR, SUBCLASS, ARRAY, FROM_BUFFER):
+            if call.meaning.role in (SPARSE, NESTED, TENSOR, META, OLD_TENSOR, SUBCLASS, ARRAY, MASKED, FROM_BUFFER):
                 self.add_components(&call)
                 return self.add_tensor_attributes(node)
         return self.gather_object(node)
@@ -99,6 +99,7 @@ cdef class Contents:
         item.sort = sort
         item.kind = KIND_OWN
         item.is_submodule = False
+        item.part = 0
         item.is_worth_entering = self.is_worth_entering(value)
         self.count += 1
         return 0
@@ -360,17 +361,14 @@ cdef class Contents:
     # Tensors that are made of tensors, or have some as attributes.
 
     cdef int add_components(self, const Call *call) except -1 nogil:
-        """The tensors that make up a sparse or nested one, and the items of an array of objects."""
+        """The tensors that make up a sparse or nested one, and what an array holds."""
         cdef const Node *parts = &self.graph.nodes[call.arguments]
         cdef const uint32_t *children
         cdef uint32_t words[4]
         cdef uint32_t count = 0, node
         cdef size_t start = self.count, i
-        cdef ArrayParts array
-        if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
-            if holds_objects(self.calls, call) and find_array(self.calls, call, &array):
-                return self.add_appended(array.data)
-            return 0
+        if call.meaning.role == ARRAY or call.meaning.role == MASKED or call.meaning.role == FROM_BUFFER:
+            return self.add_array(call)
         if call.meaning.role == NESTED:
             words[0], words[1], words[2], words[3] = VALUES_WORD, SIZES_WORD, STRIDES_WORD, OFFSETS_WORD
             count = 4
@@ -390,6 +388,38 @@ cdef class Contents:
                 self.add_item(<uint32_t>i, children[i], POSITION_KEY)
         self.drop_plain(start)
         self.mark_items(start, KIND_COMPONENT, False)
+        return 0
+
+    cdef int add_array(self, const Call *call) except -1 nogil:
+        """The items of an array of objects, the parts of a masked one, and what a subclass adds."""
+        cdef ArrayParts parts
+        cdef const Node *more
+        cdef uint32_t i, first = 5               # parts of a state that were read
+        if not find_array(self.calls, call, &parts):
+            return 0
+        if call.meaning.role == MASKED:
+            first = 7
+            self.add_part(DATA_WORD, parts.data, 0 if holds_objects(self.calls, call) else DATA)
+            self.add_part(MASK_WORD, parts.mask, MASK)
+            more = &self.graph.nodes[parts.more]
+            if more.tail > 6 and self.is_worth_entering(self.graph.children[more.x + 6]):
+                self.add_part(FILL_VALUE_WORD, self.graph.children[more.x + 6], 0)
+        elif holds_objects(self.calls, call):
+            self.add_appended(parts.data)
+        if parts.more:
+            more = &self.graph.nodes[parts.more]
+            for i in range(first, more.tail):
+                self.add_content(self.graph.children[more.x + i], i)
+        if parts.state:
+            more = &self.graph.nodes[parts.state]
+            for i in range(1, more.tail):
+                self.add_content(self.graph.children[more.x + i], i)
+        return 0
+
+    cdef int add_part(self, uint32_t word, uint32_t node, uint8_t part) except -1 nogil:
+        self.add_item(word, node, WORD_KEY)
+        self.items[self.count - 1].part = part
+        self.items[self.count - 1].kind = KIND_COMPONENT
         return 0
 
     cdef uint32_t find_sparse_words(self, uint32_t layout, uint32_t *words) noexcept nogil:
@@ -424,7 +454,7 @@ cdef class Contents:
         cdef size_t start = self.count
         self.calls.open_call(node, &call)
         while True:
-            if call.node and not (call.meaning != NULL and call.meaning.role in (OLD_TENSOR, ARRAY)):
+            if call.node and not (call.meaning != NULL and call.meaning.role in (OLD_TENSOR, ARRAY, MASKED)):
                 self.add_tensor_state(call.node)
             if not self.calls.unwrap(&call):
                 break

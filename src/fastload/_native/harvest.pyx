@@ -14,9 +14,9 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.arrays cimport ArrayParts, find_array, has_more, holds_objects
 from fastload._native.calls cimport (
-    ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
+    ARRAY, FROM_BUFFER, LOADER, MASKED, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
 )
 from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item
 from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice
@@ -29,7 +29,7 @@ from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
 
-from fastload.errors import FastloadError, FormatError, LimitError
+from fastload.errors import FastloadError, FormatError, LimitError, UnsupportedError
 
 cdef enum:
     MAX_NAME_BYTES = 1_048_576   # of one tensor's dotted name
@@ -64,7 +64,7 @@ cdef class Part:
         Filled with the row of every node that is a tensor.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     at : tuple of str
         The keys that stand before those of the pickle in the names of its tensors.
     references : list, optional
@@ -232,12 +232,14 @@ cdef class Walk:
 
     # Tensors.
 
-    cdef int list_tensor(self, uint32_t node, bint is_storage) except -1 nogil:
-        """List the tensor, or the bare storage, that the current item is."""
+    cdef int list_tensor(self, uint32_t node, bint is_storage, uint8_t part=0) except -1 nogil:
+        """List the tensor, the bare storage or the part of an array that the current item is."""
         cdef Row row
         cdef const Item *item
         self.contents.spend(1)
-        if is_storage:
+        if part:
+            self.recipe.read_part(node, part, &row)
+        elif is_storage:
             self.recipe.read_storage(node, &row)
         else:
             self.recipe.read_tensor(node, &row)
@@ -345,7 +347,8 @@ cdef class Walk:
             if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
                 if holds_objects(self.recipe, &call):
                     return self.enter_array(node, &call, peeled)
-                return self.list_tensor(node, False)
+                self.list_tensor(node, False)
+                return self.enter(node, True, False) if has_more(self.recipe, &call) else 0
             if call.meaning.role == TENSOR or call.meaning.role == META or (
                 call.meaning.role == OLD_TENSOR and call.node and self.recipe.state_of(call.node)
             ):
@@ -404,6 +407,7 @@ cdef class Walk:
 
     cdef int run(self) except -1 nogil:
         cdef Frame *frame
+        cdef uint8_t part
         self.visit(self.graph.root)
         while self.depth:
             frame = &self.frames[self.depth - 1]
@@ -412,7 +416,11 @@ cdef class Walk:
                 continue
             frame.next += 1
             self.contents.spend(1)
-            self.visit(self.contents.items[frame.next - 1].value)
+            part = self.contents.items[frame.next - 1].part
+            if part:
+                self.list_tensor(frame.node, False, part)
+            else:
+                self.visit(self.contents.items[frame.next - 1].value)
         return 0
 
 
@@ -429,7 +437,7 @@ cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, 
     try:
         with nogil:
             walk.run()
-    except FormatError as error:
+    except (FormatError, UnsupportedError) as error:
         error.message = f"tensor {walk.place()}: {error.message}"
         raise
     return 0

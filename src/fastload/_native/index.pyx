@@ -57,9 +57,9 @@ cdef class DtypeTable:
             self.swap[code] = swap
             self.packed[code] = packed
 
-    cdef DtypeTable extended(self, str name, dtype):
-        """The same table with one more row, for a dtype of NumPy's."""
-        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, 1, 1)), (*self.extra, dtype))
+    cdef DtypeTable extended(self, str name, dtype, int swap):
+        """The same table with one more row, for a dtype of NumPy's; *swap* is the unit in bytes to be reversed."""
+        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, swap, 1)), (*self.extra, dtype))
 
 
 @cython.final

@@ -7,7 +7,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.arrays cimport read_array
+from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
@@ -89,23 +89,6 @@ cdef class Recipe(Calls):
         row.storage, row.dtype, declared[0] = self.blobs[node]
         return 0
 
-    cdef int view_metadata(
-        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
-    ) except -1 nogil:
-        """A part of a storage that is one by itself, as torch before 0.4 wrote it: (key, offset, size) in elements."""
-        cdef const Node *found = &self.graph.nodes[identity.view]
-        cdef const uint32_t *parts = self.graph.children + found.x
-        cdef uint64_t offset = 0, count = 0
-        if found.kind != TUPLE or found.tail != 3:
-            return raise_recipe("what should say which part of a storage it is does not")
-        unsigned(&self.graph.nodes[parts[1]], &offset, "the part of its storage begins at no count")
-        unsigned(&self.graph.nodes[parts[2]], &count, "the size of the part of its storage is no count")
-        if offset > identity.count or count > identity.count - offset:
-            return raise_recipe("the part of a storage that it is reaches beyond the whole")
-        base[0] = offset * item                  # of a count whose bytes were found to fit
-        size[0] = count * item
-        return 0
-
     cdef int64_t find_record(self, Slice key) except -2 nogil:
         """The number of the record that holds the storage *key*, or -1.
 
@@ -178,7 +161,7 @@ cdef class Recipe(Calls):
             return raise_recipe("what should be a tensor is none")
         row.kind = call.kind
         if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
-            return read_array(self, &call, row)
+            return read_array(self, &call, WHOLE, row)
         if call.meaning.role == OLD_TENSOR:
             return self.read_old_tensor(&call, row)
         self.arguments(&call, &args)
@@ -212,6 +195,13 @@ cdef class Recipe(Calls):
             note_quantization(self, quantizer)
         return 0
 
+    cdef int read_part(self, uint32_t node, uint8_t part, Row *row) except -1 nogil:
+        """The row of a part of a masked array."""
+        cdef Call call
+        memcpy(row, &EMPTY_ROW, sizeof(Row))
+        self.base(node, &call)
+        return read_array(self, &call, part, row)
+
     cdef int read_old_tensor(self, const Call *call, Row *row) except -1 nogil:
         """A tensor of torch 0.1: an empty one that was given (storage, offset, size, stride) as its state."""
         cdef uint32_t state = self.state_of(call.node)
@@ -234,11 +224,15 @@ cdef class Recipe(Calls):
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
         cdef Slice text = self.text(self.graph.nodes[node].x)
         cdef size_t ndim, i
+        if id.kind != INT and text.start == NULL:
+            raise FormatError("its key is none")
         key = int_of(id) if id.kind == INT else text.start[:text.length].decode("ascii", "replace")
         described = self.tensors.get(str(key))
         if described is None:
             raise FormatError(f"its key {str(key)!r} is that of no tensor")
-        row.dtype, row.storage, start, sizes, strides = described
+        row.dtype, row.storage, start, sizes, strides, is_storage = described
+        if is_storage:
+            row.kind = KIND_STORAGE
         ndim = len(sizes)
         reserve(<void **>&self.sizes, &self.sizes_capacity, 2 * ndim + 1, sizeof(uint64_t))
         for i in range(ndim):

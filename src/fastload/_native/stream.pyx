@@ -193,7 +193,7 @@ cdef int read_blob(Vocabulary vocabulary, DtypeTable dtypes, Slice data, Blob *b
     cdef Calls calls = Calls(stream.saved, vocabulary, Index(None, dtypes), None)
     cdef Records records = Records()
     cdef Cursor cursor
-    cdef uint64_t count = 0
+    cdef uint64_t count = 0, base = 0
     cdef Identity identity
     vocabulary.resolve(stream.saved)
     if stream.saved.nodes[stream.saved.root].kind != PERSID:
@@ -209,5 +209,8 @@ cdef int read_blob(Vocabulary vocabulary, DtypeTable dtypes, Slice data, Blob *b
         raise FormatError(f"a storage of {records.counts[0]:,} elements is preceded by the number {count:,}")
     blob.position = records.extents[0].position
     blob.size = records.extents[0].size
+    if identity.view:
+        calls.view_metadata(&identity, dtypes.bits[identity.meaning.dtype] // 8, &base, &blob.size)
+        blob.position += base
     blob.dtype = identity.meaning.dtype
     return 0

@@ -6,6 +6,8 @@ buffer; so the Index holds only geometry that was checked against its storage, a
 the buffer.
 """
 
+import numpy as np
+
 cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport (
@@ -123,7 +125,7 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     item = dtype.itemsize
     if ndim + (bits > item * 8) > NUMPY_DIMENSIONS:
         raise_shape(index, row, f"it has {ndim} dimensions and numpy stops at {NUMPY_DIMENSIONS}")
-    total = item if bits < 8 else bits // 8
+    total = max(item if bits < 8 else bits // 8, 1)
     for i in range(ndim):
         size = index.dims[described.dims + i]
         # numpy multiplies the sizes even of an array without elements, leaving out only the zeros.
@@ -141,7 +143,7 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
         bits = index.dtypes.packed[described.dtype]
         shape[0] = <cnp.npy_intp>((total + bits - 1) // bits) if contains_elements(shape, ndim) else 0
         ndim = 1
-    elif bits < 8:
+    elif 0 < bits < 8:
         ndim = pack(shape, ndim, bits, extent.size)
     elif bits > item * 8:
         strides[ndim] = <cnp.npy_intp>item
@@ -149,6 +151,8 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
         ndim += 1
     if dtype.hasobject:
         raise_shape(index, row, "its elements would be Python objects")
+    if item == 0:            # the call below would make elements of a byte or more, beyond the end of the data
+        return np.ndarray([shape[i] for i in range(ndim)], dtype, region)
     Py_INCREF(dtype)         # the call below takes it over
     array = PyArray_NewFromDescr(
         cnp.ndarray, dtype, ndim, shape, strides if described.flags & STRIDED else NULL, data, 0, NULL

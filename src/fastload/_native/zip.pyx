@@ -469,6 +469,8 @@ def local_header(Records records not None, uint32_t number):
         raise IndexError(number)
     cdef uint64_t position = 0
     cdef size_t size = 0
+    if not records.are_headed:
+        return records.extents[number].position, 0
     find_header(records, number, &position, &size)
     return position, size
 
@@ -484,6 +486,8 @@ def locate_record(Records records not None, uint32_t number, header):
     cdef uint64_t place = 0
     if number >= records.names.count:
         raise IndexError(number)
+    if not records.are_headed:
+        return records.extents[number].position
     PyObject_GetBuffer(header, &held, PyBUF_SIMPLE)
     try:
         locate(records, number, <const uint8_t *>held.buf, held.len, &place)
@@ -501,6 +505,8 @@ def locate_in_file(Records records not None, uint32_t number, int descriptor, ui
     cdef int64_t count
     if number >= records.names.count:
         raise IndexError(number)
+    if not records.are_headed:
+        return records.extents[number].position
     find_header(records, number, &position, &size)
     reserve(<void **>&header, &room, size, 1)
     try:

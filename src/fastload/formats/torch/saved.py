@@ -34,7 +34,7 @@ class Saved(NamedTuple):
     records: Records
     prefix: bytes = b""
     swapped: bool = False
-    tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None
+    tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]] | None = None
 
 
 def index(saved: Saved, source: Source, options: Options, leaves: dict[int, int] | None = None) -> Index:
