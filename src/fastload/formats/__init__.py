@@ -14,7 +14,6 @@ from fastload.source import Source
 
 __all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_json"]
 
-HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
 MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is told from other JSON
 
@@ -72,14 +71,12 @@ CONTAINERS: tuple[Container, ...] = (gzipped, nemo, old_pt2)
 _NOT_YET = "which this version of fastload cannot read yet"
 
 # What a later version will read: the mark, where it stands, and what to say.
-LATER = (
-    (0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),
-)
+LATER = ((0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),)
 
 
 def detect_container(source: Source) -> Container | None:
     """What *source* is wrapped in, if anything."""
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     for container in CONTAINERS:
         if container.probe(source, head):
             return container
@@ -88,7 +85,7 @@ def detect_container(source: Source) -> Container | None:
 
 def is_json(source: Source) -> bool:
     """Whether *source* is a JSON object, as the index of a sharded checkpoint is, and of no format of ours."""
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     return _begins_json(head) and not any(format.probe(source, head) for format in FORMATS)
 
 
@@ -106,7 +103,7 @@ def detect(source: Source) -> Format:
     UnsupportedError
         One that it knows and cannot read.
     """
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     for format in FORMATS:
         if format.probe(source, head):
             return format
