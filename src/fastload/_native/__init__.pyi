@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "build_state",
     "check",
+    "direct_view",
     "filesystem_type",
     "find_directory",
     "finish",
@@ -231,4 +232,7 @@ def read_length(data: Buffer) -> int: ...
 def read_stream(
     data: Buffer, origin: int, limit: int, is_in_source: bool, vocabulary: Vocabulary, dtypes: DtypeTable
 ) -> tuple[Graph, Records]: ...
+def direct_view(
+    index: Index, row: int, region: Region, dtypes: list[np.dtype[Any] | None]
+) -> np.ndarray[Any, Any] | None: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

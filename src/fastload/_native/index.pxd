@@ -173,4 +173,5 @@ cdef class TensorEntry:
     cdef str label           # the name that a step of a plan, or a shard, gave it; None where it has that of its row
 
 
+cdef bint is_view(Index index, const Row *row) noexcept
 cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil

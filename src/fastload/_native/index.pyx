@@ -399,7 +399,7 @@ cdef inline bint is_swapped(Index index, const Row *row) noexcept:
     return index.swapped
 
 
-cdef inline bint is_view(Index index, const Row *row) noexcept:
+cdef bint is_view(Index index, const Row *row) noexcept:
     """Whether nothing must be inflated, decoded, swapped or resolved to show a tensor."""
     if row.storage == NO_STORAGE or row.flags & (CONJUGATED | NEGATED):
         return False

@@ -113,6 +113,7 @@ cdef class Builder:
     cdef dict makers         # (module, name): how it is used, and a function
     cdef dict leaves         # node: object that stands for it
     cdef object mapping      # the maker that marks a dict-like class
+    cdef dict uses           # global: its row of the table
     cdef dict ways           # call: what makes its object
     cdef uint64_t copied, most_copied
     cdef uint64_t parts_made, most_parts  # objects, and sixteenths of the bytes of texts
@@ -120,6 +121,7 @@ cdef class Builder:
 
     def __cinit__(self, Graph graph, Vocabulary vocabulary, dict leaves, bint is_key):
         self.graph = graph
+        self.uses = {}
         self.ways = {}
         self.most_copied = COPIES + COPIES_PER_BYTE * graph.end
         self.is_key = is_key
@@ -227,7 +229,10 @@ cdef class Builder:
         cdef Node *node = &self.graph.nodes[number]
         if node.kind != GLOBAL:
             return "", None
-        return self.makers.get((self.text(node.x), self.text(node.y)), ("", None))
+        found = self.uses.get(number)            # one global is called thousands of times
+        if found is None:
+            found = self.uses[number] = self.makers.get((self.text(node.x), self.text(node.y)), ("", None))
+        return found
 
     cdef uint32_t class_of(self, const Node *node) except? 0:
         """What a call is a call of: the class itself, where it goes by way of a function that makes objects of it."""

@@ -16,7 +16,7 @@ from cpython.buffer cimport (
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastload._native.index cimport NO_STORAGE, PACKED, STRIDED, Extent, Index, Row
+from fastload._native.index cimport NO_STORAGE, PACKED, STRIDED, Extent, Index, Row, is_view
 
 from fastload.errors import TruncatedError, UnsupportedError
 
@@ -95,6 +95,10 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     TruncatedError
         The region is shorter than the storage.
     """
+    return make_view(index, row, region, dtype, whole)
+
+
+cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dtype, bint whole):
     cdef const Row *described
     cdef const Extent *extent
     cdef cnp.npy_intp shape[65]
@@ -159,6 +163,21 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     )
     cnp.set_array_base(array, region)
     return array
+
+
+def direct_view(Index index not None, size_t row, Region region not None, list dtypes not None):
+    """`view` of a tensor that needs nothing else: no copy, no search for its place, no dtype but those in *dtypes*.
+
+    None where it does. It stands before everything else, since an array by name takes a quarter of a microsecond.
+    """
+    cdef const Row *described
+    if row >= index.names.count:
+        raise IndexError(row)
+    described = &index.rows[row]
+    if described.dtype >= len(dtypes) or not is_view(index, described) or not index.is_located(described.storage):
+        return None
+    dtype = dtypes[described.dtype]
+    return None if dtype is None else make_view(index, row, region, dtype, False)
 
 
 cdef bint contains_elements(const cnp.npy_intp *shape, int ndim) noexcept:
