@@ -4,8 +4,9 @@
     P/constants.pkl, P/constants/0, 1, …   constants of its code, among them all weights of a frozen module
     P/code/__torch__/….py                  the classes' source, which alone tells parameters and buffers
 
-Names are those of `state_dict()`. Other tensor attributes are listed where `attributes` are asked for; so are constants,
-but for a module that has no other tensors, because it is frozen.
+Names are those of `state_dict()`, and in each module its packed weights behind them where it is quantised. Other tensor
+attributes are listed where `attributes` are asked for; so are constants, but always where a module has no other tensors,
+because it is frozen.
 
 Format: torch/csrc/jit/serialization/export_module.cpp and pickler.cpp of torch 2.13.
 """
@@ -72,9 +73,7 @@ def _harvest(source: Source, options: Options, leaves: dict[int, int]) -> Index:
         leaves=leaves,
         scripts=scripts_in(source, opened),
     )
-    index = harvest(
-        [module], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes
-    )
+    index = harvest([module], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, options.attributes)
     if len(index) and not options.attributes:
         return index
     constants = Part(
