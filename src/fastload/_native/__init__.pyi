@@ -163,7 +163,7 @@ class Part:
         suffix: bytes = b"",
         leaves: dict[int, int] | None = None,
         tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]] | None = None,
-        scripts: Callable[[str, str], tuple[Container[str], Container[str]] | None] | None = None,
+        scripts: Callable[[str, str], tuple[Container[str], Container[str]] | tuple[()] | None] | None = None,
         at: tuple[str, ...] = (),
         references: list[tuple[tuple[str, ...], Any]] | None = None,
     ) -> None: ...

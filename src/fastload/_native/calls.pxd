@@ -18,6 +18,7 @@ cdef enum Role:
     FROM_TYPE                # a function that calls a function and gives what it makes attributes
     OLD_TENSOR               # a class of tensors whose state is (storage, offset, size, stride)
     SPARSE, NESTED           # a function that makes a tensor of several, its components
+    RAGGED                   # the same, of one dict of them by name
     LOADER                   # a function that makes a storage of the bytes of a whole file
     ARRAY                    # a function that makes a NumPy array, which its state fills
     MASKED                   # the same of one with a mask, whose bytes follow the others
@@ -25,6 +26,8 @@ cdef enum Role:
     ENCODE                   # a function that makes bytes of a text, or of nothing
     MAPPING                  # a dict by another name
     SEQUENCE                 # a list or set by another name
+    NATIVE                   # an object of native code; what it holds is in (contents, name of its class)
+    OPTIMISED                # a module around a module, which it is called with
     REBUILD                  # a function that makes an object of (class, base, value of the base)
     NEW                      # a function that makes an object of (class, arguments of the class …)
     OPAQUE                   # an object that holds no tensor of anybody's
@@ -105,10 +108,12 @@ cdef class Calls:
     cdef size_t sizes_capacity
     cdef char *record        # scratch: the name of a storage's record
     cdef const char *suffix_text
+    cdef char digits[24]     # scratch: a storage's key that is a number
     cdef size_t prefix_length, suffix_length, record_capacity
     cdef size_t next_record  # the one behind the record that was found last
 
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil
+    cdef uint32_t class_in_id(self, uint32_t node) noexcept nogil
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil
     cdef bint unwrap(self, Call *call) noexcept nogil
     cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil

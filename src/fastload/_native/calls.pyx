@@ -9,12 +9,13 @@ import re
 cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of,
-    int_of, wide,
+    FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
+    bytes_of, int_of, wide,
 )
 from fastload._native.index cimport MAX_DIMENSIONS, Index, Records
 from fastload._native.vector cimport reserve
@@ -25,7 +26,8 @@ from fastload.errors import FormatError, UnsupportedError
 # The words for Role and Argument, in their order.
 ROLES = (
     "inert", "storage", "dtype", "size", "tensor", "meta", "subclass", "wrapper", "from_type", "old_tensor", "sparse",
-    "nested", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "rebuild", "new", "opaque",
+    "nested", "ragged", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "native",
+    "optimised", "rebuild", "new", "opaque",
 )
 ARGUMENTS = (
     "storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state", "function", "arguments",
@@ -175,10 +177,23 @@ cdef class Calls:
 
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil:
         """What a global means; NULL where it is no global, or the vocabulary lacks it."""
-        cdef Node *found = &self.graph.nodes[node]
+        cdef const Node *found = &self.graph.nodes[node]
+        if found.kind == PERSID:
+            found = &self.graph.nodes[self.class_in_id(node)]
         if found.kind != GLOBAL or found.tail == 0:
             return NULL
         return &self.vocabulary.meanings[found.tail - 1]
+
+    cdef uint32_t class_in_id(self, uint32_t node) noexcept nogil:
+        """The class that an id ("module", class, file, source) of a legacy stream stands for; *node* where it is none."""
+        cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
+        cdef Slice sort
+        if id.kind != TUPLE or id.tail != 4:
+            return node
+        sort = self.text(self.graph.children[id.x])
+        if sort.length != 6 or memcmp(sort.start, b"module", 6) != 0:
+            return node
+        return self.graph.children[id.x + 1]
 
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil:
         """Whether *node* is a call; what it calls, with what."""
@@ -339,6 +354,11 @@ cdef class Calls:
                 )
             return raise_recipe("the class of its storage is no class")
         identity.key = self.text(parts[2])
+        if self.suffix_length and self.graph.nodes[parts[2]].kind == INT:  # as packages number their storages
+            identity.key.start = self.digits
+            identity.key.length = <size_t>snprintf(
+                self.digits, sizeof(self.digits), "%lld", <long long>int_of(&self.graph.nodes[parts[2]])
+            )
         if identity.key.start == NULL:
             return raise_recipe("the key of its storage is no text")
         if id.tail > 5 and self.graph.nodes[parts[5]].kind != NONE:

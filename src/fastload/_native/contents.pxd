@@ -54,9 +54,11 @@ cdef class Contents:
     cdef int add_content(self, uint32_t node, uint32_t position) except -1 nogil
     cdef int add_states(self, uint32_t node) except -1 nogil
     cdef int add_state(self, uint32_t state) except -1 nogil
+    cdef int add_native(self, uint32_t node) except -1 nogil
     cdef int add_components(self, const Call *call) except -1 nogil
     cdef int add_array(self, const Call *call) except -1 nogil
     cdef int add_part(self, uint32_t word, uint32_t node, uint8_t part) except -1 nogil
+    cdef int drop_components(self, size_t first, size_t middle) except -1 nogil
     cdef uint32_t find_sparse_words(self, uint32_t layout, uint32_t *words) noexcept nogil
     cdef int add_tensor_attributes(self, uint32_t node) except -1 nogil
     cdef int add_tensor_state(self, uint32_t node) except -1 nogil

@@ -23,7 +23,6 @@ from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Grap
 from fastload._native.index cimport TEXT_KEY, DtypeTable, Index, Records, Row, Segment
 from fastload._native.keys cimport Keys, Text
 from fastload._native.modules cimport ModuleContents
-from fastload._native.objects cimport build_objects
 from fastload._native.names cimport add_name, append_name, find_name, index_names
 from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
@@ -68,10 +67,10 @@ cdef class Part:
     at : tuple of str
         The keys that stand before those of the pickle in the names of its tensors.
     references : list, optional
-        Filled with (keys, arguments) of every object that another part of the file describes.
+        Filled with (keys, name) of every object that another part of the file, of that name, describes.
     scripts : function, optional
-        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers); None for one whose source
-        is not in the file.
+        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers), to () for one of native
+        code, and to None for one whose source is not in the file.
     """
     cdef Graph graph
     cdef bytes prefix, suffix
@@ -366,13 +365,12 @@ cdef class Walk:
         cdef Slice sort
         if id.kind == TUPLE:
             if id.tail:
-                sort = self.recipe.text(self.graph.children[id.x])
-                if sort.length == 6 and memcmp(sort.start, b"module", 6) == 0 and id.tail == 4 and (
-                    self.graph.nodes[self.graph.children[id.x + 1]].kind == GLOBAL
-                ):
+                if self.graph.nodes[self.recipe.class_in_id(node)].kind == GLOBAL:
                     return 0
+                sort = self.recipe.text(self.graph.children[id.x])
                 if sort.length == 14 and memcmp(sort.start, b"reduce_package", 14) == 0:
-                    self.note_reference(node)
+                    if self.part.references is not None:
+                        self.note_reference(node)
                     return self.enter(node, False, False)
             if self.recipe.tensors is not None:
                 return 0                         # of an old archive: a class
@@ -383,14 +381,18 @@ cdef class Walk:
     cdef int note_reference(self, uint32_t node) except -1 with gil:
         """Tell the caller where an object stands that another part of the file describes."""
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
-        if self.part.references is not None and id.tail == 4:
+        cdef const Node *arguments = &self.graph.nodes[self.graph.children[id.x + id.tail - 1]]
+        cdef Slice text
+        if arguments.kind != TUPLE or arguments.tail != 1:
+            return 0
+        text = self.recipe.text(self.graph.children[arguments.x])
+        if text.start != NULL:
             self.compose()
             at, keys = 0, []
             for i in range(self.segments_count):
-                keys.append(self.name[at:at + self.segments[i].length].decode("utf-8", "replace"))
+                keys.append(self.name[at:at + self.segments[i].length].decode("utf-8", "surrogatepass"))
                 at += self.segments[i].length + 1
-            arguments = build_objects(self.graph, self.graph.children[id.x + 3], self.recipe.vocabulary, {})
-            self.part.references.append((tuple(keys), arguments))
+            self.part.references.append((tuple(keys), text.start[:text.length].decode("utf-8", "replace")))
         return 0
 
     cdef int enter_array(self, uint32_t node, const Call *call, int peeled) except -1 nogil:

@@ -21,6 +21,7 @@ cdef enum Word:              # names that the file does not spell out, in the or
     DATA_WORD
     MASK_WORD
     FILL_VALUE_WORD
+    ORIGINAL_WORD
 
 cdef struct Text:            # a key's text
     const char *start

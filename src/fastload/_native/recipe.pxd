@@ -14,6 +14,7 @@ cdef class Recipe(Calls):
     cdef int blob_of(self, uint32_t node, Row *row, uint64_t *declared) except -1 with gil
     cdef int64_t find_record(self, Slice key) except -2 nogil
     cdef int metadata(self, uint32_t node, Row *row) except -1 nogil
+    cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil
     cdef int read_part(self, uint32_t node, uint8_t part, Row *row) except -1 nogil
     cdef int read_old_tensor(self, const Call *call, Row *row) except -1 nogil

@@ -15,7 +15,7 @@ from fastload._native.calls cimport (
 )
 from fastload._native.geometry cimport EMPTY_ROW, add_geometry, raise_too_large
 from fastload._native.graph cimport (
-    DICT, FALSE, GLOBAL, INT, NONE, PERSID, TUPLE, Graph, Node, Slice, Update, int_of,
+    DICT, FALSE, GLOBAL, INT, NONE, PERSID, TRUE, TUPLE, Graph, Node, Slice, Update, int_of,
 )
 from fastload._native.index cimport CONJUGATED, NEGATED, PACKED, Index, Row, multiply_overflows
 from fastload._native.names cimport Names, append_name, find_name, index_names
@@ -26,9 +26,12 @@ from fastload._native.zip cimport check_record
 from fastload.errors import FormatError, TruncatedError
 
 cdef enum:
-    KIND_STORAGE = 3         # rows of KINDS
+    KIND_PARAMETER = 1       # rows of KINDS
+    KIND_BUFFER = 2
+    KIND_STORAGE = 3
     KIND_META = 4
     KIND_QUANTISED = 6
+    MOST_MARKS = 64          # keys and values among a tensor's attributes that are looked at, as many tensors may share them
 
 FLOAT_PARAMETERS = "_float_qparams"  # how torch ends the name of the scheme whose zero points are floats
 
@@ -146,6 +149,30 @@ cdef class Recipe(Calls):
                 break
         return 0
 
+    cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil:
+        """What the first attributes of a tensor say that it is: a parameter or buffer that is of no such class."""
+        cdef const Node *found = &self.graph.nodes[state]
+        cdef Update update
+        cdef Slice key
+        cdef uint32_t at, left = MOST_MARKS
+        cdef size_t i
+        at = found.tail if found.kind == DICT else 0
+        while at and left:
+            at = self.graph.updates[at].next
+            update = self.graph.updates[at]
+            for i in range(0, min(update.count, left), 2):
+                if self.graph.nodes[self.graph.children[update.first + i + 1]].kind != TRUE:
+                    continue
+                key = self.text(self.graph.children[update.first + i])
+                if key.length == 9 and memcmp(key.start, b"_is_param", 9) == 0:
+                    return KIND_PARAMETER
+                if key.length == 10 and memcmp(key.start, b"_is_buffer", 10) == 0:
+                    return KIND_BUFFER
+            left -= min(update.count, left)
+            if at == found.tail:
+                break
+        return 0
+
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil:
         """The row of the tensor that the call *node* makes, wrappers included; its dims go into the Index."""
         cdef Call call
@@ -160,6 +187,8 @@ cdef class Recipe(Calls):
         if not self.base(node, &call):
             return raise_recipe("what should be a tensor is none")
         row.kind = call.kind
+        if call.state and not row.kind:
+            row.kind = self.marked_kind(call.state)
         if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
             return read_array(self, &call, WHOLE, row)
         if call.meaning.role == OLD_TENSOR:
@@ -287,8 +316,10 @@ cdef object numbers_of(Recipe recipe, uint32_t node):
     cdef Index index
     if not recipe.base(node, &call):
         return build_objects(recipe.graph, node, recipe.vocabulary, {})
-    # An Index of its own, over the same records: that of the file is made, and does not change any more.
-    index = Index(recipe.index.source, recipe.index.dtypes, recipe.records, recipe.index.swapped)
+    # An Index of its own, over the same records: that of the file is made, and does not change any more. A Source of its
+    # own too, since a Source keeps storages by number, and the numbers of those that are no records begin anew.
+    source = recipe.index.source
+    index = Index(source.part(0, source.size), recipe.index.dtypes, recipe.records, recipe.index.swapped)
     own = Recipe(
         recipe.graph, recipe.vocabulary, index, recipe.records, recipe.record[:recipe.prefix_length], recipe.suffix
     )
@@ -296,7 +327,7 @@ cdef object numbers_of(Recipe recipe, uint32_t node):
     append_name(&index.names, b"numbers", 7)
     index.add_row(&row)
     index_names(&index.names)
-    return recipe.index.source.array(index, 0)
+    return index.source.array(index, 0)
 
 
 cdef int note_quantization(Recipe recipe, uint32_t node) except -1 with gil:

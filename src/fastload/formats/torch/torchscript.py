@@ -4,8 +4,9 @@
     P/constants.pkl, P/constants/0, 1, …   constants of its code, among them all weights of a frozen module
     P/code/__torch__/….py                  the classes' source, which alone tells parameters and buffers
 
-Names are those of `state_dict()`. Other tensor attributes are listed where `attributes` are asked for; so are constants
-(but always of a module that has no other tensors, because it is frozen).
+Names are those of `state_dict()`, and in each module its packed weights behind them where it is quantised. Other tensor
+attributes are listed where `attributes` are asked for; so are constants, but always where a module has no other tensors,
+because it is frozen.
 
 Format: torch/csrc/jit/serialization/export_module.cpp and pickler.cpp of torch 2.13.
 """

@@ -60,6 +60,7 @@ GLOBALS = (
     Global("torch._utils", "_rebuild_sparse_tensor", "sparse", arguments="layout parts"),
     Global("torch._utils", "_rebuild_sparse_csr_tensor", "sparse", arguments="layout parts"),
     Global("torch._utils", "_rebuild_nested_tensor", "nested"),
+    Global("torch.nested._internal.nested_tensor", "_rebuild_njt", "ragged", arguments="parts"),
     # Functions that add something to a tensor.
     _wrapper("torch._utils", "_rebuild_parameter", "tensor requires_grad hooks", "parameter"),
     _wrapper("torch._utils", "_rebuild_parameter_with_state", "tensor requires_grad hooks state", "parameter"),
@@ -120,6 +121,10 @@ GLOBALS = (
     # An instance of a class that is a dict, list or the like, as protocols 0 and 1 write it.
     *(Global(module, "_reconstructor", "rebuild") for module in ("copyreg", "copy_reg")),
     *(Global(module, "__newobj__", "new") for module in ("copyreg", "copy_reg")),
+    # The packed weights of a quantised module: (what it holds, the name of its class).
+    Global("torch", "ScriptObject", "native"),
+    # What `torch.compile` makes of a module.
+    Global("torch._dynamo.eval_frame", "OptimizedModule", "optimised"),
     # Its state is a tensor, and nobody's weights.
     Global("torch._C", "Generator", "opaque"),
 )
