@@ -11,8 +11,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastload._native.arrays cimport DATA, MASK, ArrayParts, find_array, holds_objects
 from fastload._native.calls cimport (
-    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, MASKED, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE, SPARSE,
-    SUBCLASS, TENSOR, Call, Calls,
+    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, MASKED, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE,
+    SPARSE, SUBCLASS, TENSOR, Call, Calls,
 )
 from fastload._native.graph cimport (
     BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, NEWOBJ, PAIRS, PERSID, REDUCE, SET, STATE, STR8,

@@ -1,6 +1,6 @@
-"""NumPy's array file (.npy): one array, or one of Python objects, as MMdnn keeps its weights.
+r"""NumPy's array file (.npy): one array, or one of Python objects, as MMdnn keeps its weights.
 
-    "\\x93NUMPY", version in 2 bytes, length of the header, the header (a dict as Python writes it), the data
+    "\x93NUMPY", version in 2 bytes, length of the header, the header (a dict as Python writes it), the data
 
 The one array has the empty name. Objects are a pickle, which `numpy.load` refuses, or runs whatever it says: MMdnn's
 `X.npy` is a 0-d array of one dict of dicts of arrays, whose names here are layer.parameter.

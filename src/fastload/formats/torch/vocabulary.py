@@ -76,11 +76,7 @@ GLOBALS = (
     Global("torch._tensor", "_rebuild_from_type", "from_type", arguments="function class arguments state"),
     Global("torch.tensor", "_rebuild_from_type", "from_type", arguments="function class arguments state"),
     # Classes of tensors of torch 0.1.
-    *(
-        Global(module, f"{name}Tensor", "old_tensor")
-        for module in ("torch", "torch.cuda")
-        for name in _OLD_TENSORS
-    ),
+    *(Global(module, f"{name}Tensor", "old_tensor") for module in ("torch", "torch.cuda") for name in _OLD_TENSORS),
     # A storage of a plain pickle: its bytes are a whole file.
     Global("torch.storage", "_load_from_bytes", "loader", arguments="data"),
     # Arrays of NumPy, and the bytes of their elements.
