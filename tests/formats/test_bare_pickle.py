@@ -1,4 +1,4 @@
-"""Tensors that `pickle.dump` wrote, whose storages are whole files within the pickle: pickle and torch are the oracle."""
+"""Tensors that `pickle.dump` wrote: their storages are whole files in the pickle. pickle and torch are the oracle."""
 
 import io
 import pickle
@@ -12,13 +12,10 @@ import torch
 import fastload
 from builders import torch_zip
 from fastload import FormatError, UnsupportedError
-from pickles import Call, Global, PersistentId, dumps
+from pickles import LATER_DTYPES, OLD_DTYPES, Call, Global, PersistentId, dumps
 
 PROTOCOLS = range(6)
-PLAIN = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128".split()
-LATER = (
-    "uint16 uint32 uint64 complex32 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
-).split()  # torch writes them, and cannot read them back
+FLOATS = (2, struct.pack("<2f", 1, 2))
 HOOKS = Call(Global("collections", "OrderedDict"), ())
 LOAD = Global("torch.storage", "_load_from_bytes")
 
@@ -41,14 +38,17 @@ def check(file, expected, protocol, **options):
 
 def samples():
     noise = torch.arange(48, dtype=torch.uint8) * 5
-    return {name: (noise % 2).bool() if name == "bool" else noise.clone().view(getattr(torch, name)) for name in PLAIN + LATER}
+    return {
+        name: (noise % 2).bool() if name == "bool" else noise.clone().view(getattr(torch, name))
+        for name in OLD_DTYPES + LATER_DTYPES
+    }
 
 
 def identity(key="7", count=2, kind=("torch", "FloatStorage"), view=None):
     return PersistentId(("storage", Global(*kind), key, "cpu", count, view))
 
 
-def blob(root=None, keys=("7",), storages=((2, struct.pack("<2f", 1, 2)),), protocol=2):
+def blob(root=None, keys=("7",), storages=(FLOATS,), protocol=2):
     """The file within a pickle, by hand."""
     root = identity() if root is None else root
     out = b"".join(dumps(value, protocol) for value in (0x1950A86A20F9469CFC6C, 1001, {}, root, list(keys)))
@@ -79,7 +79,13 @@ def test_tensors_of_every_dtype(protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_views_lie_where_the_entry_says(protocol, mode, tmp_path):
     base = torch.arange(300.0).reshape(20, 15)
-    expected = {"base": base, "t": base.t(), "part": base[3:, ::2], "scalar": torch.tensor(2.5), "none": torch.empty(0, 3)}
+    expected = {
+        "base": base,
+        "t": base.t(),
+        "part": base[3:, ::2],
+        "scalar": torch.tensor(2.5),
+        "none": torch.empty(0, 3),
+    }
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps(expected, protocol))
 
@@ -131,7 +137,9 @@ def test_one_storage_object_is_one_storage(protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_parameters_and_whole_state_dicts(protocol):
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    expected = {"p": torch.nn.Parameter(torch.ones(2))} | {f"m.{name}": held for name, held in model.state_dict().items()}
+    expected = {"p": torch.nn.Parameter(torch.ones(2))} | {
+        f"m.{name}": held for name, held in model.state_dict().items()
+    }
 
     file = pickle.dumps({"p": expected["p"], "m": model.state_dict(), "epoch": 3}, protocol)
 

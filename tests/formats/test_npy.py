@@ -8,11 +8,12 @@ import pytest
 
 import fastload
 from fastload import FormatError, TruncatedError, UnsupportedError
-from pickles import Call, Global, Pickle, dumps
+from pickles import Call, Global, dumps
 
 PLAIN = (
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 complex64 complex128"
-).split()
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
+    "complex64", "complex128",
+)  # fmt: skip
 
 
 def npy(array, version=None):
@@ -97,7 +98,8 @@ def test_weights_of_mmdnn_on_python_two():
     def reconstruct(shape, dtype, data):
         return (
             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0t" + two("b") + b"tR(K\1" + shape
-            + b"cnumpy\ndtype\n(" + two(dtype) + b"K\0K\1tR(K\3U\1" + (b"|" if dtype == "O8" else b"<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89"
+            + b"cnumpy\ndtype\n(" + two(dtype) + b"K\0K\1tR(K\3U\1" + (b"|" if dtype == "O8" else b"<")
+            + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89"
             + data + b"tb"
         )  # fmt: skip
 
@@ -166,7 +168,8 @@ HUGE = hex(1 << 20000)
         described(shape="(18446744073709551616,)"), described(shape="(4611686018427387904,)"),
         described(shape=f"({'1,' * 30000})"),
         with_header("{}"), with_header(""), with_header("5"), with_header("{[]: 1}"), with_header("{{}}"),
-        with_header("{**{}}"), with_header("__import__('os')"), with_header("(" * 60000), with_header("-" * 60000 + "1"),
+        with_header("{**{}}"), with_header("__import__('os')"), with_header("(" * 60000),
+        with_header("-" * 60000 + "1"),
         with_header("{'descr': '<f4', 'fortran_order': False}"), with_header("\0"), with_header(b"\xff" * 20),
         with_header("[" * 90 + "]" * 90), with_header("{'a': 1}" + "\\d"), with_header("1" * 5000),
         with_header("{}", version=(4, 0)), with_header("{}", version=(0, 0)),

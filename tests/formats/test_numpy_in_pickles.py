@@ -118,7 +118,9 @@ def test_titles_of_fields_are_left_out():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_dtypes_of_no_size_keep_their_shape(protocol):
-    file = pickle.dumps({"v": np.zeros((2, 3), "V0"), "s": np.zeros((), np.dtype([])), "u": np.ndarray(4, "U0", b"")}, protocol)
+    file = pickle.dumps(
+        {"v": np.zeros((2, 3), "V0"), "s": np.zeros((), np.dtype([])), "u": np.ndarray(4, "U0", b"")}, protocol
+    )
 
     arrays = read(file)
 
@@ -236,9 +238,7 @@ def test_tensors_and_arrays_in_arrays_of_objects(protocol):
 def test_records_with_objects_are_walked_for_arrays():
     array = np.array([(1, np.arange(3))], [("n", "i4"), ("o", object)])
 
-    assert {name: found.tolist() for name, found in read(pickle.dumps({"w": array}, 4)).items()} == {
-        "w.0.1": [0, 1, 2]
-    }
+    assert {name: found.tolist() for name, found in read(pickle.dumps({"w": array}, 4)).items()} == {"w.0.1": [0, 1, 2]}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,4 +1,4 @@
-"""The stream of torch before its archives: torch is the oracle where it reads the file, bytes made by hand where not."""
+"""The stream of torch before its archives: torch is the oracle of what it reads, bytes made by hand of the rest."""
 
 import io
 import pickle
@@ -10,21 +10,13 @@ import pytest
 import torch
 
 import fastload
-from builders import torch_pickle
 from fastload import FormatError, TruncatedError, UnsupportedError
-from pickles import Call, Global, PersistentId, dumps
+from pickles import LATER_DTYPES, OLD_DTYPES, Call, Global, PersistentId, dumps
 
 PROTOCOLS = range(6)
 MAGIC = 0x1950A86A20F9469CFC6C
 FACTS = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 HOOKS = Call(Global("collections", "OrderedDict"), ())
-
-PLAIN = (
-    "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
-).split()  # torch reads them back
-LATER = (
-    "uint16 uint32 uint64 complex32 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
-).split()  # torch writes them, and cannot read them back
 
 
 def saved(value, protocol=2, archive=False):
@@ -36,7 +28,7 @@ def saved(value, protocol=2, archive=False):
 
 
 def legacy(root, storages=None, keys=None, *, protocol=2, magic=MAGIC, version=1001, facts=FACTS, more=b""):
-    """A stream made by hand: *root* may hold `builders.Tensor`, or be a pickle beside *storages*: key: (count, bytes)."""
+    """A stream made by hand, of an object or its pickle, and *storages* by key: (count, bytes)."""
     stream = root if isinstance(root, bytes) else dumps(root, protocol)
     storages = storages or {}
     keys = list(storages) if keys is None else keys
@@ -80,7 +72,10 @@ def check(file, expected):
 def samples():
     torch.manual_seed(0)
     noise = torch.randint(0, 256, (48,), dtype=torch.uint8)
-    return {name: (noise % 2).bool() if name == "bool" else noise.clone().view(getattr(torch, name)) for name in PLAIN + LATER}
+    return {
+        name: (noise % 2).bool() if name == "bool" else noise.clone().view(getattr(torch, name))
+        for name in OLD_DTYPES + LATER_DTYPES
+    }
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -138,7 +133,11 @@ def test_untyped_storages_and_those_that_stand_by_themselves(protocol, archive):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         typed = tensor.storage()
-    file = saved({"untyped": torch.arange(3, dtype=torch.uint8).untyped_storage(), "typed": typed, "t": tensor}, protocol, archive)
+    file = saved(
+        {"untyped": torch.arange(3, dtype=torch.uint8).untyped_storage(), "typed": typed, "t": tensor},
+        protocol,
+        archive,
+    )
 
     with fastload.open(file) as checkpoint:
         entries = {entry.name: (entry.kind, entry.dtype, entry.shape) for entry in checkpoint.entries()}
@@ -261,9 +260,10 @@ def test_modules_whose_class_comes_with_its_source():
     model = Scaled()
 
     check(saved(model), model.state_dict())
-    check(saved({"a": model, "b": model}), {
-        f"{name}.{key}": tensor for name in "ab" for key, tensor in model.state_dict().items()
-    })
+    check(
+        saved({"a": model, "b": model}),
+        {f"{name}.{key}": tensor for name in "ab" for key, tensor in model.state_dict().items()},
+    )
 
 
 def test_bytes_behind_the_end_are_ignored():
@@ -338,13 +338,10 @@ def test_one_storage_under_two_classes_has_the_size_of_the_first():
 
 def test_python_two_keys_are_utf8_or_else_latin1():
     utf8, latin1 = "naïve".encode(), "naïve".encode("latin-1")
-    stream, _ = torch_pickle({})
     pid = dumps(identity(), 2)[2:-1]
-    values = dumps(rebuilt(0, (2,), (1,)), 2)[2:-1].replace(b"K\0K\0", pid + b"K\0", 1)
-    root = b"\x80\2}" + b"".join(
-        b"U" + bytes([len(key)]) + key + value + b"s"
-        for key, value in ((utf8, values.replace(b"q", b"q")), (latin1 + b"2", values))
-    ) + b"."
+    value = dumps(rebuilt(0, (2,), (1,)), 2)[2:-1].replace(b"K\0K\0", pid + b"K\0", 1)
+    items = [b"U" + bytes([len(key)]) + key + value + b"s" for key in (utf8, latin1 + b"2")]
+    root = b"\x80\2}" + b"".join(items) + b"."
 
     assert {name: array.tolist() for name, array in read(legacy(root, {"7": FLOATS})).items()} == {
         "naïve": [1, 2],
@@ -409,8 +406,10 @@ def test_old_parameters(spelling, protocol):
 def test_old_variables(spelling):
     data = rebuilt(identity(), (2,), (1,))
     cls = Global("torch.autograd.variable", "Variable")
-    root = Call(cls, (data,), (True, False, None)) if spelling == "arguments" else Call(
-        cls, (), (data, None, None, True, False)
+    root = (
+        Call(cls, (data,), (True, False, None))
+        if spelling == "arguments"
+        else Call(cls, (), (data, None, None, True, False))
     )
 
     with fastload.open(legacy({"w": root}, {"7": FLOATS})) as checkpoint:
@@ -441,8 +440,10 @@ def test_a_file_that_was_cut_in_its_storages_is_said_to_be_incomplete(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3, -1, 1 << 62])
 def test_a_wrong_number_before_a_storage_is_found_when_it_is_read_and_by_verify(count, tmp_path):
-    file = legacy({"w": rebuilt(identity(), (2,), (1,)), "v": rebuilt(identity("8"), (2,), (1,))},
-                  {"8": FLOATS, "7": (count, FLOATS[1])})
+    file = legacy(
+        {"w": rebuilt(identity(), (2,), (1,)), "v": rebuilt(identity("8"), (2,), (1,))},
+        {"8": FLOATS, "7": (count, FLOATS[1])},
+    )
     path = tmp_path / "model.pt"
     path.write_bytes(file)
 
@@ -483,11 +484,13 @@ def test_sections_that_contradict_each_other_are_refused(change, words):
     "pid",
     [
         (), ("storage",), ("storage", Global("torch", "FloatStorage"), "7", "cpu"), ("thing", 1, 2, 3, 4), 7, None,
-        ("storage", "FloatStorage", "7", "cpu", 2, None), ("storage", Global("torch", "FloatStorage"), 7, "cpu", 2, None),
+        ("storage", "FloatStorage", "7", "cpu", 2, None),
+        ("storage", Global("torch", "FloatStorage"), 7, "cpu", 2, None),
         ("storage", Global("torch", "FloatStorage"), "7", "cpu", -2, None),
         ("storage", Global("torch", "FloatStorage"), "7", "cpu", 1 << 62, None),
         ("storage", Global("torch", "FloatStorage"), "7", "cpu", 1 << 80, None),
-        ("storage", Global("torch", "FutureStorage"), "7", "cpu", 2, None), "7", "('storage', <class 'os.system'>, '7', 'cpu', 2)",
+        ("storage", Global("torch", "FutureStorage"), "7", "cpu", 2, None), "7",
+        "('storage', <class 'os.system'>, '7', 'cpu', 2)",
     ],
     ids=repr,
 )  # fmt: skip

@@ -65,7 +65,14 @@ BASIC = tarred(
         tensor(13, 2, (), (), 1),
         tensor(14, 1, (0,), (1,)),
     ],
-    {"a": keyed("10"), "t": keyed("11"), "s": keyed("12"), "list": [keyed("13"), keyed("10")], "e": keyed("14"), "n": 3},
+    {
+        "a": keyed("10"),
+        "t": keyed("11"),
+        "s": keyed("12"),
+        "list": [keyed("13"), keyed("10")],
+        "e": keyed("14"),
+        "n": 3,
+    },
 )
 BASIC_VALUES = {
     "a": [[0, 1, 2], [3, 4, 5]],

@@ -1,9 +1,9 @@
 """NumPy arrays in a pickle: their dtype, their bytes, their geometry.
 
 An array is an empty one that is given its state (version, shape, dtype, whether it is in Fortran's order, bytes), or,
-in protocol 5, the call of a function with (bytes, dtype, shape, order), or (…, "K", axes) where the dimensions are to be
-permuted. Of an array of Python objects the state has a list of them instead of bytes. A masked array has the bytes of
-its mask behind its own. A subclass may put more behind the state, or the state into one of its own.
+in protocol 5, the call of a function with (bytes, dtype, shape, order); order "K" is followed by the axes, by which the
+dimensions are permuted. Of an array of Python objects the state has a list of them instead of bytes. A masked array has
+the bytes of its mask behind its own. A subclass may put more behind the state, or the state into one of its own.
 
 Format: numpy/_core/src/multiarray/methods.c, `array_reduce_ex` and `array_setstate`; numpy/_core/numeric.py,
 `_frombuffer`; numpy/ma/core.py, `MaskedArray.__setstate__`.
@@ -14,9 +14,7 @@ from libc.string cimport memcpy
 
 from fastload._native.blob cimport add_data
 from fastload._native.geometry cimport add_geometry
-from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, LIST, STR8, TEXT, TRUE, TUPLE, Node, Slice, bytes_of, int_of,
-)
+from fastload._native.graph cimport FALSE, GLOBAL, INT, LIST, TRUE, TUPLE, Node, Slice, int_of
 from fastload._native.index cimport SWAPPED, Index, Row
 from fastload._native.objects cimport build_within
 from fastload._native.calls cimport (
@@ -24,7 +22,6 @@ from fastload._native.calls cimport (
 )
 from fastload._native.vector cimport reserve
 
-from fastload._native.index import KINDS
 from fastload.errors import FormatError, UnsupportedError
 
 cdef enum:
@@ -163,8 +160,8 @@ cdef int read_data(Calls calls, uint32_t node, Row *row) except -1 with gil:
 cdef int read_array(Calls calls, const Call *call, uint8_t part, Row *row) except -1 nogil:
     """The row of an array: of all of it, or of a part of a masked one."""
     cdef ArrayParts parts
-    cdef size_t ndim = 0, axes = 0, i, place
-    cdef uint64_t dense = 1, axis
+    cdef size_t ndim = 0, i, place
+    cdef uint64_t dense = 1
     cdef uint8_t order = 0
     if not find_array(calls, call, &parts):
         return raise_recipe("the array has no state")

@@ -124,7 +124,9 @@ cdef class Calls:
     cdef Slice text(self, uint32_t node) noexcept nogil
     cdef int numbers(self, uint32_t node, size_t at, size_t *count, const char *message) except -1 nogil
     cdef int identify(self, uint32_t node, Identity *identity) except -1 nogil
-    cdef int view_metadata(self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size) except -1 nogil
+    cdef int view_metadata(
+        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
+    ) except -1 nogil
     cdef int identify_text(self, Slice text, Identity *identity) except -1 with gil
 
 

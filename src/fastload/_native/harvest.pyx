@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastload._native.arrays cimport ArrayParts, find_array, has_more, holds_objects
 from fastload._native.calls cimport (
-    ARRAY, FROM_BUFFER, LOADER, MASKED, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
+    ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
 )
 from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item
 from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice

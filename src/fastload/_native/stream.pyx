@@ -11,14 +11,13 @@ Format: `torch/serialization.py`, `_legacy_save` and `_legacy_load` of torch 2.1
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from fastload._native.cursor cimport Cursor, point_at, read_u64
 from fastload._native.graph cimport (
-    DICT, INT, ITEMS, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
+    DICT, INT, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
 )
 from fastload._native.index cimport DtypeTable, Extent, Index, Records, multiply_overflows
 from fastload._native.names cimport add_name, find_name
@@ -42,13 +41,14 @@ cdef class Stream:
 
 cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin, bint is_in_source, object held):
     cdef Stream stream = Stream.__new__(Stream)
-    cdef uint64_t at = 0
+    cdef uint64_t at = 0, guess
     cdef Graph graph
     cdef Slice magic
     cdef int section
     cdef Node *root
     for section in range(5):
-        graph = parse_at(start + at, length - at, origin + at, is_in_source, SMALL_BYTES if section != 3 else length - at)
+        guess = SMALL_BYTES if section != 3 else length - at
+        graph = parse_at(start + at, length - at, origin + at, is_in_source, guess)
         root = &graph.nodes[graph.root]
         if section == 0:
             magic = bytes_of(graph, root)
@@ -148,7 +148,10 @@ cdef int place_storages(Calls calls, Records records, Stream stream, uint64_t or
     return 0
 
 
-def read_stream(data, uint64_t origin, uint64_t limit, bint is_in_source, Vocabulary vocabulary not None, DtypeTable dtypes not None):
+def read_stream(
+    data, uint64_t origin, uint64_t limit, bint is_in_source, Vocabulary vocabulary not None,
+    DtypeTable dtypes not None,
+):
     """The saved object and the storages of the stream at the start of *data*: a Graph and Records.
 
     Parameters

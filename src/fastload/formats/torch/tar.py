@@ -148,7 +148,7 @@ class _Storage(NamedTuple):
     number: int  # of the record that it is, or is a part of
     dtype: int
     offset: int  # in elements, as the next
-    count: int
+    length: int
 
 
 def _saved(source: Source) -> saved.Saved:
@@ -159,7 +159,7 @@ def _saved(source: Source) -> saved.Saved:
     storages, runs = _read_storages(_Section(source, members["storages"], "storages"))
     # A storage may stand in the object by itself: its elements in one dimension.
     described: dict[str, Described] = {
-        key: (held.dtype, held.number, held.offset, (held.count,), (1,), True) for key, held in storages.items()
+        key: (held.dtype, held.number, held.offset, (held.length,), (1,), True) for key, held in storages.items()
     }
     section = _Section(source, members["tensors"], "tensors")
     tensors = set()
@@ -181,8 +181,10 @@ def _saved(source: Source) -> saved.Saved:
             raise FormatError(f"tensor {key!r} of the archive has an impossible size, stride or offset")
         sizes, strides, offset = geometry[:ndim], geometry[ndim : 2 * ndim], geometry[-1]
         last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-        if all(sizes) and last >= held.count:
-            raise FormatError(f"tensor {key!r} of the archive reaches beyond the {held.count:,} elements of its storage")
+        if all(sizes) and last >= held.length:
+            raise FormatError(
+                f"tensor {key!r} of the archive reaches beyond the {held.length:,} elements of its storage"
+            )
         described[key] = (held.dtype, held.number, held.offset + offset, sizes, strides, False)
     pickled = members["pickle"]
     size = max(min(pickled.size, source.size - pickled.offset), 0)
@@ -222,7 +224,7 @@ def _read_storages(section: _Section) -> tuple[dict[str, _Storage], list[tuple[s
         if root is None or key in storages:
             what = "of a storage that is not there" if root is None else "described twice"
             raise FormatError(f"the view {key!r} of a storage in the archive is {what}", offset=section.at)
-        if not 0 <= offset <= root.count or not 0 <= count <= root.count - offset:
+        if not 0 <= offset <= root.length or not 0 <= count <= root.length - offset:
             raise FormatError(f"the view {key!r} of a storage in the archive reaches beyond it", offset=section.at)
         storages[key] = _Storage(root.number, root.dtype, root.offset + offset, count)
     return storages, runs
