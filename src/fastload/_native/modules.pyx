@@ -45,18 +45,18 @@ cdef class ModuleContents(Contents):
 
     cdef int gather_object(self, uint32_t node) except -1 nogil:
         """Push the items of an instance of whatever class."""
-        cdef uint32_t state = self.module_state(node)
+        cdef ModuleParts parts
+        cdef uint32_t state = self.module_state(node, &parts)
         if state:
             self.is_module = True
-            return self.add_module(state)
+            return self.add_module(state, &parts)
         if self.scripts is not None and self.add_script(node, self.calls.state_of(node)):
             return 0
         return Contents.gather_object(self, node)
 
-    cdef uint32_t module_state(self, uint32_t node) except? 0 nogil:
-        """The attributes of a torch.nn.Module, however its class is called; 0 where *node* is none."""
+    cdef uint32_t module_state(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
+        """The attributes of a torch.nn.Module, however its class is called, and its parts; 0 where *node* is none."""
         cdef uint32_t state = self.calls.state_of(node), first
-        cdef ModuleParts parts
         if not state:
             return 0
         if self.graph.nodes[state].kind == TUPLE and self.graph.nodes[state].tail == 2:  # with slots
@@ -64,7 +64,7 @@ cdef class ModuleContents(Contents):
             state = first
         if self.graph.nodes[state].kind != DICT:
             return 0
-        self.find_parts(state, &parts)
+        self.find_parts(state, parts)
         return state if parts.found & 7 == 7 else 0
 
     cdef int find_parts(self, uint32_t state, ModuleParts *parts) except -1 nogil:
@@ -110,11 +110,9 @@ cdef class ModuleContents(Contents):
             return self.add_call(node, &call)
         return 0
 
-    cdef int add_module(self, uint32_t state) except -1 nogil:
+    cdef int add_module(self, uint32_t state, const ModuleParts *parts) except -1 nogil:
         """The state dict of a module, as its `state_dict()` has it: parameters, persistent buffers, modules."""
-        cdef ModuleParts parts
         cdef size_t start = self.count, i, kept, buffers
-        self.find_parts(state, &parts)
         self.add_mapping(parts.nodes[0])
         self.mark_items(start, KIND_PARAMETER, False)
         buffers = self.count
