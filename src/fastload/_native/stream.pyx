@@ -20,7 +20,7 @@ from fastload._native.graph cimport (
     DICT, INT, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
 )
 from fastload._native.index cimport DtypeTable, Extent, Index, Records, multiply_overflows
-from fastload._native.names cimport add_name, find_name
+from fastload._native.names cimport add_name, find_name, reserve_names
 from fastload._native.pickle cimport parse_at
 from fastload._native.calls cimport Identity, Calls, Vocabulary
 from fastload._native.vector cimport reserve, zeroed
@@ -77,12 +77,15 @@ cdef int add_storages(Calls calls, Records records) except -1:
     """Name every storage that the pickle names, in that order, with its size in bytes and its number of elements."""
     cdef Graph graph = calls.graph
     cdef Identity identity
-    cdef size_t counts_capacity = 0
+    cdef size_t counts_capacity = 0, named = 0
     cdef uint64_t size = 0
     cdef int64_t number
     cdef uint32_t node
     cdef const Node *id
     cdef Slice sort
+    for node in range(1, <uint32_t>graph.nodes_count):
+        named += graph.nodes[node].kind == PERSID
+    reserve_names(&records.names, named)         # else the table is made anew each time that it is full
     for node in range(1, <uint32_t>graph.nodes_count):
         if graph.nodes[node].kind != PERSID:
             continue
