@@ -2,14 +2,14 @@
 
 A torch.nn.Module is any object whose attributes include `_parameters`, `_buffers` and `_modules`, be they its state or
 what it is made of (torch.fx); of a module of TorchScript the attributes are one flat dict, and its source says which of
-them are parameters and buffers. The packed weights of quantised modules are objects of native code among the attributes;
-a state dict has them, so they are listed too.
+them are parameters and buffers. The packed weights of quantised modules are objects of native code among the
+attributes; a state dict has them, so they are listed too.
 
 Format: `Module.state_dict` in torch/nn/modules/module.py.
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
 from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, text_of_node

@@ -4,9 +4,8 @@
     P/constants.pkl, P/constants/0, 1, …   constants of its code, among them all weights of a frozen module
     P/code/__torch__/….py                  the classes' source, which alone tells parameters and buffers
 
-Names are those of `state_dict()`, and in each module its packed weights behind them where it is quantised. Other tensor
-attributes are listed where `attributes` are asked for; so are constants, but always where a module has no other tensors,
-because it is frozen.
+Names are those of `state_dict()`; a quantised module has its packed weights besides. Other tensor attributes are listed
+where `attributes` are asked for. So are constants, and also where a module has no other tensors, since it is frozen.
 
 Format: torch/csrc/jit/serialization/export_module.cpp and pickler.cpp of torch 2.13.
 """
