@@ -16,7 +16,7 @@ from typing import Any
 
 from fastload import dtypes
 from fastload._native import Index, Part, build, harvest
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.scripts import scripts_in
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
@@ -50,11 +50,8 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 
 def objects(source: Source, options: Options) -> Any:
     """The module as inert records; tensors are their entries."""
-    leaves: dict[int, int] = {}
-    found = _harvest(source, options, leaves)
-    opened = archive.open_archive(source)
-    graph = archive.parse_record(source, opened, "data.pkl")
-    return build(graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
+    graph = archive.parse_record(source, archive.open_archive(source), "data.pkl")
+    return build(graph, VOCABULARY, saved.entries(lambda *args: _harvest(source, *args), options))
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
