@@ -405,7 +405,7 @@ cdef class Contents:
         else:
             return 0
         children = self.graph.children + parts.x + before
-        self.spend(parts.tail)
+        self.add_values(parts.x, before)         # which are no tensors in a sound file
         for i in range(parts.tail - before):
             if i < count:
                 self.add_item(words[i], children[i], WORD_KEY)

@@ -520,7 +520,7 @@ cdef class TensorEntry:
         if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
             return 0                         # only where there are no elements, behind dimensions that overflow
         if row.flags & PACKED:
-            return -(-size // self.index.dtypes.packed[row.dtype])
+            return (size + self.index.dtypes.packed[row.dtype] - 1) // self.index.dtypes.packed[row.dtype]
         return size
 
     @property

@@ -18,12 +18,12 @@ cdef class ModuleContents(Contents):
     cdef object scripts          # of TorchScript: function of a class's (module, name) to (parameters, buffers)
     cdef bint attributes         # modules' tensors beside their state dict are listed too
 
-    cdef uint32_t module_state(self, uint32_t node) except? 0 nogil
-    cdef uint32_t module_argument(self, uint32_t node) except? 0 nogil
+    cdef uint32_t module_state(self, uint32_t node, ModuleParts *parts) except? 0 nogil
+    cdef uint32_t module_argument(self, uint32_t node, ModuleParts *parts) except? 0 nogil
     cdef int find_parts(self, uint32_t state, ModuleParts *parts) except -1 nogil
     cdef uint32_t part_of(self, Slice text) noexcept nogil
     cdef int add_mapping(self, uint32_t node) except -1 nogil
-    cdef int add_module(self, uint32_t node, uint32_t state) except -1 nogil
+    cdef int add_module(self, uint32_t node, uint32_t state, const ModuleParts *parts) except -1 nogil
     cdef int add_optimised(self, uint32_t node, const Call *call) except -1 nogil
     cdef int add_native_attributes(self, uint32_t state) except -1 nogil
     cdef int add_other_attributes(self, uint32_t node, uint32_t state) except -1 nogil

@@ -2,14 +2,14 @@
 
 A torch.nn.Module is any object whose attributes include `_parameters`, `_buffers` and `_modules`, be they its state or
 what it is made of (torch.fx); of a module of TorchScript the attributes are one flat dict, and its source says which of
-them are parameters and buffers. The packed weights of quantised modules are objects of native code among the attributes;
-a state dict has them, so they are listed too.
+them are parameters and buffers. The packed weights of quantised modules are objects of native code among the
+attributes; a state dict has them, so they are listed too.
 
 Format: `Module.state_dict` in torch/nn/modules/module.py.
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
 from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, text_of_node
@@ -50,11 +50,12 @@ cdef class ModuleContents(Contents):
 
     cdef int gather_object(self, uint32_t node) except -1 nogil:
         """Push the items of an instance of whatever class."""
-        cdef uint32_t state = self.module_state(node)
+        cdef ModuleParts parts
+        cdef uint32_t state = self.module_state(node, &parts)
         cdef Call call
         if state:
             self.is_module = True
-            return self.add_module(node, state)
+            return self.add_module(node, state, &parts)
         if self.calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == OPTIMISED:
             self.is_module = True
             return self.add_optimised(node, &call)
@@ -62,20 +63,19 @@ cdef class ModuleContents(Contents):
             return 0
         return Contents.gather_object(self, node)
 
-    cdef uint32_t module_state(self, uint32_t node) except? 0 nogil:
-        """The attributes of a torch.nn.Module, however its class is called; 0 where *node* is none."""
+    cdef uint32_t module_state(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
+        """The attributes of a torch.nn.Module, however its class is called, and its parts; 0 where *node* is none."""
         cdef uint32_t state = self.calls.state_of(node), first
-        cdef ModuleParts parts
         if state and self.graph.nodes[state].kind == TUPLE and self.graph.nodes[state].tail == 2:  # with slots
             first = self.graph.children[self.graph.nodes[state].x]
             state = first
         if state and self.graph.nodes[state].kind == DICT:
-            self.find_parts(state, &parts)
+            self.find_parts(state, parts)
             if parts.found & 7 == 7:
                 return state
-        return self.module_argument(node)
+        return self.module_argument(node, parts)
 
-    cdef uint32_t module_argument(self, uint32_t node) except? 0 nogil:
+    cdef uint32_t module_argument(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
         """The attributes of a module among the arguments of a function that makes it; 0 where there are none.
 
         So `torch.fx` has its modules pickled, and packages have, whose objects are persistent ids.
@@ -84,9 +84,8 @@ cdef class ModuleContents(Contents):
         cdef uint32_t arguments = found.y, at
         cdef size_t i
         cdef Call call
-        cdef ModuleParts parts
         if found.kind == PERSID:
-            if not self.graph.nodes[found.x].tail:
+            if self.graph.nodes[found.x].kind != TUPLE or not self.graph.nodes[found.x].tail:
                 return 0
             arguments = self.graph.children[self.graph.nodes[found.x].x + self.graph.nodes[found.x].tail - 1]
         elif not self.calls.open_call(node, &call) or call.meaning != NULL:
@@ -97,7 +96,7 @@ cdef class ModuleContents(Contents):
         for i in range(self.graph.nodes[arguments].tail):
             at = self.graph.children[self.graph.nodes[arguments].x + i]
             if self.graph.nodes[at].kind == DICT:
-                self.find_parts(at, &parts)
+                self.find_parts(at, parts)
                 if parts.found & 7 == 7:
                     return at
         return 0
@@ -152,11 +151,9 @@ cdef class ModuleContents(Contents):
         cdef Call call
         return self.calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == NATIVE
 
-    cdef int add_module(self, uint32_t node, uint32_t state) except -1 nogil:
+    cdef int add_module(self, uint32_t node, uint32_t state, const ModuleParts *parts) except -1 nogil:
         """The state dict of a module, as its `state_dict()` has it: parameters, persistent buffers, modules."""
-        cdef ModuleParts parts
         cdef size_t start = self.count, i, kept, buffers
-        self.find_parts(state, &parts)
         self.add_mapping(parts.nodes[0])
         self.mark_items(start, KIND_PARAMETER, False)
         buffers = self.count

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastload import dtypes
 from fastload._native import Graph, Index, Part, build, harvest
+from fastload.entry import TensorEntry
 from fastload.errors import LimitError
 from fastload.formats.torch import archive
 from fastload.formats.torch.scripts import Scripts, scripts_in
@@ -61,12 +62,13 @@ def objects(source: Source, options: Options) -> Any:
     """The pickled object, or all of them by name, as plain Python values and records; tensors are their entries."""
     opened = archive.open_archive(source)
     pickles = _pickles(source, opened)
-    leaves: dict[str, dict[int, int]] = {name: {} for name in pickles}
-    index = _harvest(source, opened, _parts(source, opened, pickles, options, leaves), options)
-    found = {
-        name: build(graph, VOCABULARY, {node: index.entry(row) for node, row in leaves[name].items()})
-        for name, graph in pickles.items()
-    }
+    entries: dict[str, dict[int, TensorEntry]] = {name: {} for name in pickles}
+    for wanted in dict.fromkeys((options._replace(attributes=True), options)):  # as `saved.entries` does for one pickle
+        leaves: dict[str, dict[int, int]] = {name: {} for name in pickles}
+        index = _harvest(source, opened, _parts(source, opened, pickles, wanted, leaves), wanted)
+        for name in pickles:
+            entries[name].update((node, index.entry(row)) for node, row in leaves[name].items())
+    found = {name: build(graph, VOCABULARY, entries[name]) for name, graph in pickles.items()}
     return next(iter(found.values())) if len(found) == 1 else found
 
 
