@@ -189,6 +189,7 @@ cdef class ModuleContents(Contents):
     cdef int add_other_attributes(self, uint32_t node, uint32_t state) except -1 nogil:
         """What a module holds beside its state dict, and what else it was made of."""
         cdef size_t start = self.count, i, kept = start
+        cdef ModuleParts parts
         cdef Item *item
         Contents.gather_object(self, node)
         if self.calls.state_of(node) != state:
@@ -197,7 +198,7 @@ cdef class ModuleContents(Contents):
                     self.items[kept] = self.items[i]
                     kept += 1
             self.count = kept
-            if self.module_argument(node) == state:
+            if self.module_argument(node, &parts) == state:
                 self.add_set(state)
         kept = start
         for i in range(start, self.count):
