@@ -6,6 +6,7 @@ rest is put around it again with sizes and checksums that are right.
 
 import gzip
 import io
+import itertools
 import pickletools
 import random
 import re
@@ -126,7 +127,7 @@ class PickleStream(Bytes):
 
     def __init__(self, raw, cuts):
         super().__init__(raw)
-        self.opcodes = [(name, raw[start:end]) for (name, start), (_, end) in zip(cuts, cuts[1:], strict=False)]
+        self.opcodes = [(name, raw[start:end]) for (name, start), (_, end) in itertools.pairwise(cuts)]
         self.weight = 12
 
     def damaged(self, chance):

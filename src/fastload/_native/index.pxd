@@ -83,7 +83,7 @@ cdef class DtypeTable:
     cdef size_t count
     cdef uint64_t bits[256]  # of an element
     cdef uint8_t swap[256]   # bytes whose order is reversed in big-endian data
-    cdef uint8_t packed[256] # elements that share one where a tensor counts them singly, as quantised ones do
+    cdef uint8_t packed[256]  # elements that share one where a tensor counts them singly, as quantised ones do
 
     cdef DtypeTable extended(self, str name, dtype, int swap)
 

@@ -507,8 +507,10 @@ cdef class Builder:
                     self.made[number] = made
                 if node.kind == GLOBAL or (self.is_key and isinstance(made, Record)):
                     continue
+                added = self.added(node)
+                self.parts_made += len(added)    # as often as they are referred to: one node may be all of a list
                 stack.append(~number)
-                stack.extend(reversed(self.added(node)))
+                stack.extend(reversed(added))
                 if made is None and not is_sequence(node) and self.maker_of(<uint32_t>number)[0] == "call":
                     stack.append(number + MAKE)
                 stack.extend(reversed(self.parts(node)))
