@@ -423,3 +423,10 @@ def test_no_tensor_of_an_odd_call_is_lost(name):
     count = str(WRAPPED[name]).count("Tensor(")
 
     assert len(read(torch_file({"v": WRAPPED[name], "w": W}))) == count + 1
+
+
+def test_thousands_of_objects_may_be_made_of_one_large_dict():
+    settings = {f"key{n}": n for n in range(5_000)}
+    objects = [Call(Global("a", "B"), (settings, n)) for n in range(5_000)]
+
+    assert [path for path, _ in read(torch_file({"v": objects, "w": W}))] == [("w",)]

@@ -430,6 +430,23 @@ def test_wrappers_as_parameters_of_modules(write):
     assert read(write(module)) == expected({"bias": module.bias, "weight.left": left, "weight.right": right})
 
 
+@pytest.fixture
+def mesh():
+    """Of one process, this one."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_distributed_tensor_is_its_local_part(mesh):
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    local = torch.rand(4, 2)
+    found = read(saved({"w": distribute_tensor(local, mesh, [Shard(0)]), "x": torch.ones(1)}))
+
+    assert found["w._local_tensor"] == described(local) and found["x"] == described(torch.ones(1))
+
+
 # No data, and too many dimensions.
 
 

@@ -12,16 +12,19 @@ cimport cython
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
-from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, text_of_node
+from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, Meaning, text_of_node
 from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KEY, Contents, Item
 from fastload._native.graph cimport (
-    DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
+    BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
 )
 from fastload._native.keys cimport ORIGINAL_WORD, Keys
 
 cdef enum:
     KIND_PARAMETER = 1           # rows of KINDS
     KIND_BUFFER = 2
+
+cdef enum:
+    MOST_ARGUMENTS = 8           # of a call, among which the attributes of a module are looked for
 
 # The attributes that make a state dict, as bits.
 cdef enum:
@@ -92,10 +95,9 @@ cdef class ModuleContents(Contents):
             return 0
         if self.graph.nodes[arguments].kind != TUPLE:
             return 0
-        self.spend(self.graph.nodes[arguments].tail)
-        for i in range(self.graph.nodes[arguments].tail):
+        for i in range(min(self.graph.nodes[arguments].tail, <uint32_t>MOST_ARGUMENTS)):
             at = self.graph.children[self.graph.nodes[arguments].x + i]
-            if self.graph.nodes[at].kind == DICT:
+            if self.graph.nodes[at].kind == DICT and not self.graph.nodes[at].flags & BARREN:
                 self.find_parts(at, parts)
                 if parts.found & 7 == 7:
                     return at
@@ -147,8 +149,11 @@ cdef class ModuleContents(Contents):
 
     cdef bint is_native(self, uint32_t node) noexcept nogil:
         """Whether a value is an object of native code."""
-        cdef Call call
-        return self.calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == NATIVE
+        cdef const Meaning *meaning
+        if self.graph.nodes[node].kind != NEWOBJ and self.graph.nodes[node].kind != REDUCE:
+            return False
+        meaning = self.calls.meaning(self.graph.nodes[node].x)
+        return meaning != NULL and meaning.role == NATIVE
 
     cdef int add_module(self, uint32_t node, uint32_t state, const ModuleParts *parts) except -1 nogil:
         """The state dict of a module, as its `state_dict()` has it: parameters, persistent buffers, modules."""
