@@ -80,7 +80,7 @@ cdef class Vocabulary:
     cdef dict makers         # (module, name): function of the caller's that makes a plain value
     cdef object mapping      # the maker that marks a dict-like class
     cdef object array_dtype  # function of the caller's: (args, state) of a NumPy dtype to what it is here
-    cdef object quantization # function of the caller's: (scheme, scale, zero_point, axis) to what an entry shows
+    cdef object quantization  # function of the caller's: (scheme, scale, zero_point, axis) to what an entry shows
 
     cdef int resolve(self, Graph graph) except -1
     cdef const Meaning *named(self, str module, str name) except? NULL
@@ -95,7 +95,7 @@ cdef class Calls:
     cdef bytes suffix        # what stands after a storage's key in the name of its record
     cdef dict blobs          # LOADER call: (storage, dtype, bytes)
     cdef dict array_dtypes   # node of a NumPy dtype: (code, swapped); None for one of objects
-    cdef dict array_storages # node of the bytes of a NumPy array: storage
+    cdef dict array_storages  # node of the bytes of a NumPy array: storage
     cdef uint64_t *sizes     # scratch: the shape of the tensor being read, then its strides
     cdef size_t sizes_capacity
     cdef char *record        # scratch: the name of a storage's record

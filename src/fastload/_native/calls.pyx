@@ -8,14 +8,14 @@ import re
 
 cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of, int_of,
-    wide,
+    FALSE, GLOBAL, INT, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of,
+    int_of, wide,
 )
 from fastload._native.index cimport MAX_DIMENSIONS, Index, Records
 from fastload._native.vector cimport reserve
@@ -36,6 +36,7 @@ ARGUMENTS = (
 
 # A storage's persistent id as protocol 0 writes it: the `repr` of the tuple.
 TEXT_ID = re.compile(rb"\('storage', <class '([\w.]+)'>, '(\w+)', '[^']*', (\d+)(?:, None)?\)")
+
 
 @cython.final
 cdef class Vocabulary:
@@ -184,7 +185,7 @@ cdef class Calls:
         return &self.vocabulary.meanings[found.tail - 1]
 
     cdef uint32_t class_in_id(self, uint32_t node) noexcept nogil:
-        """The class that an id ("module", class, file, source) of a legacy stream stands for; *node* where it is none."""
+        """The class that an id ("module", class, file, source) of a legacy stream stands for; else *node* itself."""
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
         cdef Slice sort
         if id.kind != TUPLE or id.tail != 4:
@@ -248,7 +249,7 @@ cdef class Calls:
         return False
 
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil:
-        """The innermost call that makes the tensor, the storage or the array *node*; False where it is no known call."""
+        """The innermost call that makes the tensor, storage or array *node*; False where it is no known call."""
         if not self.open_call(node, call):
             return False
         while self.unwrap(call):

@@ -4,7 +4,6 @@ A dict has its pairs, a list its values; an object has the arguments of its call
 attributes; a pickled module has its state dict. Of a key that stands twice the last value counts, in the first place.
 """
 
-cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
@@ -15,8 +14,8 @@ from fastload._native.calls cimport (
     SEQUENCE, SPARSE, SUBCLASS, TENSOR, Call, Calls,
 )
 from fastload._native.graph cimport (
-    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, NEWOBJ, PAIRS, PERSID, REDUCE, SET, STATE,
-    STR8, TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
+    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE, TUPLE,
+    Graph, Node, Slice, Update, int_of,
 )
 from fastload._native.keys cimport (
     CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, INDICES_WORD, OFFSETS_WORD,

@@ -396,9 +396,11 @@ cdef class Walk:
         """Go into an array of objects; one without dimensions is only a wrapper of the object in it."""
         cdef ArrayParts parts
         cdef const Node *data
+        cdef const Node *shape
         if peeled < MAX_PEELED and find_array(self.recipe, call, &parts):
             data = &self.graph.nodes[parts.data]
-            if self.graph.nodes[parts.shape].kind == TUPLE and self.graph.nodes[parts.shape].tail == 0 and data.tail and (
+            shape = &self.graph.nodes[parts.shape]
+            if shape.kind == TUPLE and shape.tail == 0 and data.tail and (
                 self.graph.updates[data.tail].next == data.tail and self.graph.updates[data.tail].count == 1
             ):
                 return self.visit(self.graph.children[self.graph.updates[data.tail].first], peeled + 1)

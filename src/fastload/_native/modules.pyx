@@ -109,7 +109,6 @@ cdef class ModuleContents(Contents):
         cdef uint32_t at = self.graph.nodes[state].tail, key
         cdef size_t i
         cdef Update update
-        cdef Slice text
         memset(parts, 0, sizeof(ModuleParts))
         while at:
             at = self.graph.updates[at].next

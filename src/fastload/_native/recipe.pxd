@@ -12,7 +12,9 @@ from fastload._native.index cimport Row
 cdef class Recipe(Calls):
     cdef int storage(self, uint32_t node, Row *row, uint64_t *base, uint64_t *declared) except -1 nogil
     cdef int blob_of(self, uint32_t node, Row *row, uint64_t *declared) except -1 with gil
-    cdef int view_metadata(self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size) except -1 nogil
+    cdef int view_metadata(
+        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
+    ) except -1 nogil
     cdef int64_t find_record(self, Slice key) except -2 nogil
     cdef int metadata(self, uint32_t node, Row *row) except -1 nogil
     cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil

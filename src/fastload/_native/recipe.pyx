@@ -31,7 +31,7 @@ cdef enum:
     KIND_STORAGE = 3
     KIND_META = 4
     KIND_QUANTISED = 6
-    MOST_MARKS = 64          # keys and values among a tensor's attributes that are looked at, as many tensors may share them
+    MOST_MARKS = 64          # keys and values of a tensor's attributes that are looked at: many tensors may share them
 
 FLOAT_PARAMETERS = "_float_qparams"  # how torch ends the name of the scheme whose zero points are floats
 
@@ -57,7 +57,7 @@ cdef class Recipe(Calls):
     # Storages.
 
     cdef int storage(self, uint32_t node, Row *row, uint64_t *base, uint64_t *declared) except -1 nogil:
-        """Find the storage of a tensor: its number and dtype into *row*, where it begins and ends, in bytes, besides."""
+        """Find the storage of a tensor: its number and dtype into *row*; besides, where it begins and ends in bytes."""
         cdef Node *persistent = &self.graph.nodes[node]
         cdef Identity identity
         cdef Call call
@@ -322,8 +322,8 @@ cdef object numbers_of(Recipe recipe, uint32_t node):
     cdef Index index
     if not recipe.base(node, &call):
         return build_objects(recipe.graph, node, recipe.vocabulary, {})
-    # An Index of its own, over the same records: that of the file is made, and does not change any more. A Source of its
-    # own too, since a Source keeps storages by number, and the numbers of those that are no records begin anew.
+    # An Index of its own, over the same records: that of the file is made, and does not change any more. And a Source
+    # of its own, since a Source keeps storages by number, and the numbers of those that are no records begin anew.
     source = recipe.index.source
     index = Index(source.part(0, source.size), recipe.index.dtypes, recipe.records, recipe.index.swapped)
     own = Recipe(
