@@ -18,14 +18,16 @@ bench: .venv/with-test
 	.venv/bin/python -m pytest -q benchmarks
 
 fuzz: .venv/with-test
-	FASTLOAD_FUZZ_ROUNDS=$${FASTLOAD_FUZZ_ROUNDS:-100000} .venv/bin/python -X dev -m pytest -q tests/hostile
+	.venv/bin/python -X dev -m pytest -q tests/hostile
+	.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-1000000}
 
 # The sanitizers' runtimes have to be first in the process, and Python's own allocator would hide overruns from them.
 sanitize: build/sanitize/built
 	cd build/sanitize && PYTHONPATH=src PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native tests/formats
+	sh -c '../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native tests/formats && \
+	../../.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-100000}'
 
 coverage: build/coverage/built
 	cd build/coverage && PYTHONPATH=src ../../.venv/bin/python -m coverage run -m pytest -q -m 'not slow'

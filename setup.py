@@ -28,6 +28,7 @@ MODULES = [
     "objects",
     "pickle",
     "recipe",
+    "registers",
     "renumber",
     "safetensors",
     "stream",

@@ -19,22 +19,6 @@ WORK = {
 ROUNDS = 3 if inputs.QUICK else 7
 
 
-class Clock:
-    """A clock that stands still but for a nanosecond a look, and is put forward by what the child has measured."""
-
-    now = 0.0
-
-    def __call__(self):
-        self.now += 1e-9
-        return self.now
-
-    def put_forward(self, seconds):
-        self.now += seconds
-
-
-CLOCK = Clock()
-
-
 @pytest.fixture(scope="module")
 def seconds():
     """The times of each module; the first round, which may have to read from the disk, is left out."""
@@ -42,11 +26,6 @@ def seconds():
     return {module: [times[module] for times in rounds[1:]] for module in WORK}
 
 
-@pytest.mark.benchmark(group="import in a fresh process", timer=CLOCK)
 @pytest.mark.parametrize("module", WORK)
-def test_import(benchmark, results, seconds, module):
-    replay = iter([*seconds[module], 0.0])  # one more for the call that pytest-benchmark makes after the rounds
-
-    benchmark.pedantic(lambda: CLOCK.put_forward(next(replay)), rounds=ROUNDS)
-
-    results.add_time(benchmark, module, WORK[module])
+def test_import(replay, seconds, module):
+    replay("import in a fresh process", module, WORK[module], seconds[module])

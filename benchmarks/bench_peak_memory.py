@@ -13,7 +13,7 @@ import inputs
 from readers import TABLES
 
 CASES = [(table, reader) for table, readers in TABLES.items() for reader in readers]
-COUNTS = {"safetensors": inputs.SAFETENSORS_COUNTS[-1], "pt": inputs.TORCH_COUNTS[-1]}
+COUNTS = dict.fromkeys(inputs.WRITERS_OF_MANY, inputs.TORCH_COUNTS[-1]) | {"safetensors": inputs.SAFETENSORS_COUNTS[-1]}
 
 
 @pytest.fixture(scope="module")

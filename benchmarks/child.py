@@ -58,6 +58,51 @@ def measure(table: str, name: str, path: str) -> dict[str, Any]:
     }
 
 
+def serve(table: str, name: str, path: str) -> dict[str, Any]:
+    """Read a file once for each line of the input, and print the seconds; first the fingerprint of the answer."""
+    import inputs
+    import readers
+
+    reader = readers.reader(table, name)
+    for module in reader.imports:
+        importlib.import_module(module)
+    source = reader.prepare(Path(path))
+    result = reader.read(source)
+    print(json.dumps(inputs.fingerprint(reader.answer(result))), flush=True)
+    inputs.freeze()
+    for _ in sys.stdin:
+        result = None
+        gc.collect()
+        start = time.perf_counter()
+        result = reader.read(source)
+        print(json.dumps(time.perf_counter() - start), flush=True)
+    return {}
+
+
+class Server:
+    """A process of its own for one reader of one file, which reads as often as it is asked to."""
+
+    def __init__(self, table: str, name: str, path: Path) -> None:
+        command = [sys.executable, __file__, "serve", table, name, str(path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.fingerprint = self._told()
+
+    def _told(self) -> Any:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def seconds(self) -> float:
+        """How long one more reading takes."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self._told())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
 def count_pages(path: str) -> dict[str, Any]:
     """How much of a mapped file fastload touches while it makes every array, and how much lies outside of it."""
     import fastload
@@ -84,7 +129,13 @@ def read_guarded(path: str, touch: str = "") -> dict[str, Any]:
     return {"arrays": len(arrays), "guarded_pages": pages, "pages": -(-len(mapping) // memory.mmap.PAGESIZE)}
 
 
-VERBS = {"import": import_module, "measure": measure, "count-pages": count_pages, "read-guarded": read_guarded}
+VERBS = {
+    "import": import_module,
+    "measure": measure,
+    "serve": serve,
+    "count-pages": count_pages,
+    "read-guarded": read_guarded,
+}
 
 if __name__ == "__main__":
     json.dump(VERBS[sys.argv[1]](*sys.argv[2:]), sys.stdout)

@@ -31,6 +31,7 @@ LAST_TORCH = inputs.TORCH_COUNTS[-1]
 MAX_SECONDS_OF_ARRAYS = 1e-3
 MAX_RATIO_OF_VIEW = 2
 MAX_SECONDS_OF_IMPORT = 10e-3
+MAX_SECONDS_BESIDE_SCALARS = 15e-3
 VIEWS_A_RUN = 20_000
 
 
@@ -86,12 +87,44 @@ def times_faster(table: str, ours: str, theirs: str, count: int, target: float) 
             both.append((reader, source))
         inputs.freeze()
         found = in_pairs(lambda: timed(*both[0]), lambda: timed(*both[1]), pairs)
-        ratios = [second / first for first, second in found]
-        medians = (statistics.median(side) * 1e3 for side in zip(*found, strict=True))
-        what = "{:.2f} ms against {:.2f} ms".format(*medians)
-        return Verdict(f"{spread(ratios, '×')}   {what}", statistics.median(ratios) >= target)
+        return faster(found, target)
 
     return judge
+
+
+def times_faster_apart(ours: str, theirs: str, count: int, target: float) -> Claim:
+    """The same of a whole module, each reader in a process of its own: only torch's can import the module's class."""
+
+    def judge(files: inputs.Inputs, pairs: int) -> Verdict:
+        path, expected = files.module(count), inputs.fingerprint(inputs.listing_of_module(count))
+        servers = [child.Server("list module", name, path) for name in (ours, theirs)]
+        assert [server.fingerprint for server in servers] == [expected, expected], "wrong answer"
+        found = in_pairs(servers[0].seconds, servers[1].seconds, pairs)
+        for server in servers:
+            server.close()
+        return faster(found, target)
+
+    return judge
+
+
+def faster(found: list[tuple[float, float]], target: float) -> Verdict:
+    """What pairs of times come to."""
+    ratios = [second / first for first, second in found]
+    medians = (statistics.median(side) * 1e3 for side in zip(*found, strict=True))
+    what = "{:.2f} ms against {:.2f} ms".format(*medians)
+    return Verdict(f"{spread(ratios, '×')}   {what}", statistics.median(ratios) >= target)
+
+
+def beside_scalars(files: inputs.Inputs, pairs: int) -> Verdict:
+    """The claim that a few tensors among very many numbers and texts are listed in no time."""
+    reader, path = readers.reader("list scalars", "fastload"), files.scalars()
+    expected = [(f"model.{name}", shape, dtype) for name, shape, dtype in inputs.listing(inputs.beside_scalars())]
+    assert reader.answer(reader.read(path)) == expected, "wrong answer"
+    inputs.freeze()
+    times = [timed(reader, path) for _ in range(pairs)]
+    size = len(readers.pickle_of(path)) / 1e6
+    measured = f"{spread([one * 1e3 for one in times], 'ms')}   a pickle of {size:.1f} MB"
+    return Verdict(measured, statistics.median(times) < MAX_SECONDS_BESIDE_SCALARS)
 
 
 def all_arrays(suffix: str) -> Claim:
@@ -164,6 +197,7 @@ def import_time(files: inputs.Inputs, pairs: int) -> Verdict:
 
 
 SAFE_OPEN, LISTED, MMAP, STUBS = "safe_open", "safe_open, get_slice", "torch.load mmap", "C unpickler, stubs"
+TRUSTING = "torch.load trusting"
 CLAIMS: dict[str, Claim] = {
     f"open {LAST_SAFETENSORS:,} safetensors: 8 × safe_open": times_faster(
         "open safetensors", "fastload", SAFE_OPEN, LAST_SAFETENSORS, 8
@@ -186,6 +220,31 @@ CLAIMS: dict[str, Claim] = {
     f"list {LAST_TORCH:,} .pt, each name, shape, dtype read: 5 × the same": times_faster(
         "list pt", "fastload", STUBS, LAST_TORCH, 5
     ),
+    f"list {LAST_TORCH:,} legacy, entries(): 100 × torch.load(weights_only)": times_faster(
+        "list legacy", "fastload entries()", "torch.load", LAST_TORCH, 100
+    ),
+    f"list {LAST_TORCH:,} legacy, each name, shape, dtype read: 100 × the same": times_faster(
+        "list legacy", "fastload", "torch.load", LAST_TORCH, 100
+    ),
+    f"list {LAST_TORCH:,} legacy, entries(): 100 × torch.load(weights_only=False)": times_faster(
+        "list legacy", "fastload entries()", TRUSTING, LAST_TORCH, 100
+    ),
+    f"list {LAST_TORCH:,} legacy, each name, shape, dtype read: 100 × torch.load(weights_only=False)": times_faster(
+        "list legacy", "fastload", TRUSTING, LAST_TORCH, 100
+    ),
+    f"list a module of {LAST_TORCH:,}, entries(): 100 × torch.load(weights_only=False)": times_faster_apart(
+        "fastload entries()", TRUSTING, LAST_TORCH, 100
+    ),
+    f"list a module of {LAST_TORCH:,}, each name, shape, dtype read: 100 × the same": times_faster_apart(
+        "fastload", TRUSTING, LAST_TORCH, 100
+    ),
+    f"list a pickle of {LAST_TORCH:,} torch tensors: 10 × pickle.load": times_faster(
+        "list torch-pickle", "fastload", "pickle.load", LAST_TORCH, 10
+    ),
+    f"list a pickle of {LAST_TORCH:,} arrays: as fast as pickle.load": times_faster(
+        "list numpy-pickle", "fastload", "pickle.load", LAST_TORCH, 1
+    ),
+    f"list 22 tensors beside {inputs.SCALARS:,} scalars: below 15 ms": beside_scalars,
     "arrays of safetensors: open and all below 1 ms": all_arrays("safetensors"),
     "arrays of .pt: open and all below 1 ms": all_arrays("pt"),
     "arrays of safetensors: nothing copied or touched": nothing_touched("safetensors"),

@@ -1,17 +1,18 @@
-"""Inputs of any size for the demo and the benchmarks: the two formats, written with numpy alone and little memory.
+"""Inputs of any size for the demo and the benchmarks: the formats, written with numpy alone and little memory.
 
 The writers share no code with fastload, so that a reader which is wrong about a format cannot agree with itself.
-`tests/test_generate.py` holds them against the reference libraries: the safetensors file and the pickle in the torch
-archive are, byte for byte, what safetensors and torch would have written.
+`tests/test_generate.py` holds them against the reference libraries: the safetensors file, the pickle in the torch
+archive and the legacy stream are, byte for byte, what safetensors and torch would have written.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import pickle
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,6 +120,24 @@ def write_torch_zip(path: Path, tensors: Tensors) -> None:
         archive.finish()
 
 
+def write_torch_legacy(path: Path, tensors: Tensors, keys: Sequence[str] = ()) -> None:
+    """Write *tensors* as `torch.save` of a dict does with `_use_new_zipfile_serialization=False`.
+
+    *keys* are what torch calls the storages: where they lie in its memory, as it happens.
+    """
+    keys = keys or [str(94_000_000_000_000 + 64 * number) for number in range(len(tensors))]
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    storages = dict(zip(keys, tensors.values(), strict=True))
+    with open(path, "wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, system):
+            file.write(pickle.dumps(value, protocol=2))
+        file.writelines(state_dict_pickle(tensors, keys, b"N"))
+        file.write(pickle.dumps(sorted(storages), protocol=2))
+        for key in sorted(storages):
+            file.write(struct.pack("<q", storages[key].size))
+            file.write(raw(storages[key]))
+
+
 def raw(array: np.ndarray) -> memoryview:
     """The bytes of *array* in row-major order, without a copy where it is contiguous."""
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
@@ -163,8 +182,11 @@ class TorchArchive:
         self.file.write(directory + b"".join(struct.pack(*record) for record in (zip64_end, locator, end)))
 
 
-def state_dict_pickle(tensors: Tensors) -> Iterator[bytes]:
-    """The opcodes of protocol 2 that torch writes for a dict of contiguous tensors, each with a storage of its own."""
+def state_dict_pickle(tensors: Tensors, keys: Sequence[str] = (), view: bytes = b"") -> Iterator[bytes]:
+    """The opcodes of protocol 2 that torch writes for a dict of contiguous tensors, each with a storage of its own.
+
+    *keys* name the storages, else their numbers do; *view* is the sixth part of a storage's id, which old files have.
+    """
     memo: dict[str, int] = {}
     places = 0
 
@@ -203,7 +225,8 @@ def state_dict_pickle(tensors: Tensors) -> Iterator[bytes]:
         strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
         yield name_of_class("torch._utils", "_rebuild_tensor_v2") + b"("
         yield b"(" + once("storage", text("storage")) + name_of_class("torch", SPELLINGS[array.dtype.name][1])
-        yield text(str(key)) + put() + once("cpu", text("cpu")) + integer(array.size) + b"t" + put() + b"Q"
+        yield text(keys[key] if keys else str(key)) + put() + once("cpu", text("cpu")) + integer(array.size) + view
+        yield b"t" + put() + b"Q"
         yield integer(0) + tuple_of(array.shape) + tuple_of(strides) + b"\x89"
         yield name_of_class("collections", "OrderedDict") + b")R" + put()
         yield b"t" + put() + b"R" + put()

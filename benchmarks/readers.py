@@ -6,9 +6,11 @@ All pay for the look-up alike: less than a microsecond a call.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -163,6 +165,41 @@ def torch_plain(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
+def torch_trusting(path: Path) -> Any:
+    import torch
+
+    return torch.load(path, weights_only=False)
+
+
+def unpickle(path: Path) -> Any:
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+
+def with_class(path: Path) -> Path:
+    """Let this process import the class of the whole module."""
+    sys.path.insert(0, str(inputs.ONLY_FOR_TORCH))
+    import whole_model  # noqa: F401
+
+    return path
+
+
+def without_class(path: Path) -> Path:
+    """See that this process cannot import it."""
+    assert importlib.util.find_spec("whole_model") is None
+    return path
+
+
+def state_of(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """*load* of a whole module, then its tensors."""
+    return lambda path: load(path).state_dict()
+
+
+def model_of(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """*load* of a checkpoint that has its state dict under "model"."""
+    return lambda path: {f"model.{name}": tensor for name, tensor in load(path)["model"].items()}
+
+
 def listed(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
     """*load*, then name, shape and dtype of every tensor."""
 
@@ -299,6 +336,85 @@ LIST_TORCH = (
     UNPICKLER,
 )
 
+LIST_LEGACY = (
+    *LISTING,
+    Reader(
+        "torch.load",
+        "weights_only=True: unpickles in Python; reads every storage into new memory; a tensor each",
+        listed(torch_plain),
+        sorted_listing,
+        TORCH,
+    ),
+    Reader(
+        "torch.load trusting",
+        "weights_only=False: CPython's C unpickler calls what the file names; reads every storage; a tensor each",
+        listed(torch_trusting),
+        sorted_listing,
+        TORCH,
+    ),
+)
+
+LIST_TORCH_PICKLE = (
+    *LISTING,
+    Reader(
+        "pickle.load",
+        "CPython's C unpickler; torch.load within it for each tensor",
+        listed(unpickle),
+        sorted_listing,
+        TORCH,
+    ),
+)
+
+LIST_NUMPY_PICKLE = (
+    *LISTING,
+    Reader(
+        "pickle.load",
+        "CPython's C unpickler; copies the bytes of each array",
+        listed(unpickle),
+        sorted_listing,
+        ("numpy",),
+    ),
+)
+
+# Readers of what few processes can load, so that each has one of its own: `child.Server`.
+LIST_MODULE = (
+    *(Reader(one.name, one.work, one.read, one.answer, one.imports, without_class) for one in LISTING),
+    Reader(
+        "torch.load trusting",
+        "weights_only=False: calls what the file names, so its class must be there; a tensor and a module each",
+        listed(state_of(torch_trusting)),
+        sorted_listing,
+        TORCH,
+        with_class,
+    ),
+    Reader(
+        "torch.load mmap trusting",
+        "mmap=True, weights_only=False: the same over a mapping",
+        listed(state_of(torch_mmap_trusting)),
+        sorted_listing,
+        TORCH,
+        with_class,
+    ),
+)
+
+LIST_SCALARS = (
+    *LISTING,
+    Reader(
+        "torch.load mmap trusting",
+        "mmap=True, weights_only=False: every scalar as a Python object",
+        listed(model_of(torch_mmap_trusting)),
+        sorted_listing,
+        TORCH,
+    ),
+    Reader(
+        "torch.load",
+        "weights_only=True: unpickles in Python",
+        listed(model_of(torch_plain)),
+        sorted_listing,
+        TORCH,
+    ),
+)
+
 ARRAYS = Reader(
     "fastload",
     "maps and checks; an array each, a view of the mapping; copies nothing, touches no tensor byte",
@@ -361,11 +477,18 @@ TABLES = {
     "open safetensors": OPEN_SAFETENSORS,
     "list safetensors": LIST_SAFETENSORS,
     "list pt": LIST_TORCH,
+    "list legacy": LIST_LEGACY,
+    "list torch-pickle": LIST_TORCH_PICKLE,
+    "list numpy-pickle": LIST_NUMPY_PICKLE,
     "arrays safetensors": ARRAYS_SAFETENSORS,
     "arrays pt": ARRAYS_TORCH,
 }
 
 
+# Of files that hold more than tensors, or tensors in other ways.
+OTHER_TABLES = {"list module": LIST_MODULE, "list scalars": LIST_SCALARS}
+
+
 def reader(table: str, name: str) -> Reader:
     """One reader by its names."""
-    return next(reader for reader in TABLES[table] if reader.name == name)
+    return next(reader for reader in {**TABLES, **OTHER_TABLES}[table] if reader.name == name)

@@ -5,8 +5,12 @@ One function a format makes its smallest file (`SMALLEST`), which the tests of t
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import pickle
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ import numpy as np
 
 from pickles import Call, Global, PersistentId, Pickle, ValuePickler, dumps
 
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the stream before 1.6
 SATURATED = 0xFFFFFFFF  # a 32-bit zip field whose value stands in the ZIP64 extra
 
 
@@ -52,6 +57,7 @@ class Storage:
     itemsize: int
     data: bytes
     location: str = "cpu"
+    part: tuple[Storage, int] | None = None  # of the stream before 1.6: (the storage it is part of, its first element)
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,15 +364,168 @@ def smallest_script_json() -> bytes:
     return script_json_file(rows, module, {"tensors/0": data}, align=1, descriptors=False, zip64="")
 
 
+def smallest_legacy() -> bytes:
+    """Two float32 values named "w", in the stream of torch before 1.6."""
+    data = np.array([1, 2], "<f4").tobytes()
+    return legacy_file({"w": tensor("float32", (2,), data)})
+
+
+class LegacyPickler(TorchPickler):
+    """Writes the persistent ids of the stream before 1.6, whose last part says what part of another a storage is."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        found = super().persistent_id(obj)
+        if isinstance(obj, Storage) and obj.part is not None:
+            root, start = obj.part
+            view = (self.keys[obj], start, len(obj.data) // obj.itemsize)
+            key = self.keys.setdefault(root, str(len(self.keys)))
+            return PersistentId((*found.value[:2], key, obj.location, len(root.data) // root.itemsize, view))
+        return PersistentId((*found.value, None)) if isinstance(obj, Storage) else found
+
+
+def legacy_file(root: Any, protocol: int = 2) -> bytes:
+    """The five pickles of the stream before 1.6, and its storages."""
+    seen: list[LegacyPickler] = []
+
+    def pickler(*args: Any) -> LegacyPickler:
+        seen.append(LegacyPickler(*args))
+        return seen[0]
+
+    stream = dumps(root, protocol, pickler)
+    held = {key: owner for owner, key in seen[0].keys.items() if owner.part is None}
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = b"".join(dumps(value, protocol) for value in (LEGACY_MAGIC, 1001, system))
+    storages = (struct.pack("<q", len(owner.data) // owner.itemsize) + owner.data for owner in held.values())
+    return head + stream + dumps(list(held), protocol) + b"".join(storages)
+
+
+def tar_file(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """A tar archive of plain files, in the blocks of 512 bytes of POSIX."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    whole = out.getvalue()
+    return whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 3 * 512]  # tarfile pads to 10,240 bytes
+
+
+def torch_tar_members(
+    storages: Sequence[tuple[int, str, bytes]],
+    tensors: Sequence[tuple[int, int, Sequence[int], Sequence[int], int]],
+    root: bytes,
+    views: Any = (),
+) -> list[tuple[str, bytes]]:
+    """The members of the archive before 0.1.10.
+
+    Storages are of (key, class, elements), tensors of (key, storage, sizes, strides, offset); *root* is the pickle.
+    """
+    itemsizes = {kind: np.dtype(numpy_dtype).itemsize for kind, numpy_dtype in STORAGE_KINDS.values()}
+    first, second = dumps(len(storages), 2), dumps(len(tensors), 2)
+    for key, kind, data in storages:
+        first += dumps((key, "cpu", Global("torch", kind)), 2) + struct.pack("<q", len(data) // itemsizes[kind]) + data
+    for key, held, sizes, strides, offset in tensors:
+        geometry = struct.pack(f"<{2 * len(sizes) + 1}q", *sizes, *strides, offset)
+        second += dumps((key, held, Global("torch", "FloatTensor")), 2) + struct.pack("<i4x", len(sizes)) + geometry
+    return [("storages", first + dumps(list(views), 2)), ("tensors", second), ("pickle", root)]
+
+
+def smallest_tar() -> bytes:
+    """Two float32 values named "w", in the archive of torch before 0.1.10."""
+    data = np.array([1, 2], "<f4").tobytes()
+    root = dumps({"w": PersistentId("7")}, 2)
+    return tar_file(torch_tar_members([(5, "FloatStorage", data)], [(7, 5, (2,), (1,), 0)], root))
+
+
+def smallest_pickle() -> bytes:
+    """Two float32 values named "w", as numpy pickles an array."""
+    return pickle.dumps({"w": np.array([1, 2], "<f4")}, 4)
+
+
+def smallest_npy() -> bytes:
+    """Two float32 values named "w", in an array of one object."""
+    out = io.BytesIO()
+    np.save(out, np.array({"w": np.array([1, 2], "<f4")}, object), allow_pickle=True)
+    return out.getvalue()
+
+
+def torchscript_file(
+    root: bytes, records: Mapping[str, bytes], code: Mapping[str, str], constants: bytes = b"\x80\x02).", **archive: Any
+) -> bytes:
+    """What `torch.jit.save` writes, of pickles and sources."""
+    more = {"constants.pkl": constants} | {f"code/{name}": text.encode() for name, text in code.items()}
+    return torch_zip(root, records, more=more, **archive)
+
+
+def smallest_torchscript() -> bytes:
+    """Two float32 values named "w", the only parameter of a scripted module."""
+    value, records = torch_pickle(tensor("float32", (2,), [1, 2]))
+    root = Pickle(2).raw(b"c__torch__\nM\n").op("EMPTY_TUPLE").op("NEWOBJ").op("EMPTY_DICT")
+    stream = root.entry("w", value[2:-1]).op("BUILD").stop()
+    code = {"__torch__.py": 'class M(Module):\n  __parameters__ = ["w", ]\n  __buffers__ = []\n  w : Tensor\n'}
+    return torchscript_file(stream, records, code, align=1, descriptors=False, zip64="", byteorder=None)
+
+
+def smallest_package() -> bytes:
+    """Two float32 values named "w", in a package of one pickle."""
+    stream, records = torch_pickle({"w": tensor("float32", (2,), [1, 2])}, 3)
+    members = {"models/m.pkl": stream, ".data/extern_modules": b"torch\n", ".data/version": b"6\n"}
+    members |= {f".data/{key}.storage": data for key, data in records.items()}
+    return zip_file([(f"p/{name}", data) for name, data in members.items()], align=1, descriptors=False, zip64="")
+
+
+def smallest_gzip() -> bytes:
+    """Two float32 values named "w", in a safetensors file in a gzip file."""
+    return gzip.compress(smallest_safetensors(), mtime=0)
+
+
+def smallest_nemo() -> bytes:
+    """Two float32 values named "w", in the weights of a NeMo archive."""
+    return tar_file([("./model_config.yaml", b"a: 1\n"), ("./model_weights.ckpt", smallest_torch_zip())])
+
+
+def smallest_sharded() -> dict[str, bytes]:
+    """Two float32 values named "w" in one of two shards, and an index."""
+    other = safetensors_file({"v": ("F32", (1,), bytes(4))}, pad=False)
+    names = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    listing = json.dumps({"metadata": {"total_size": 12}, "weight_map": {"w": names[0], "v": names[1]}})
+    return {names[0]: smallest_safetensors(), names[1]: other, "model.safetensors.index.json": listing.encode()}
+
+
+def smallest_dcp() -> dict[str, bytes]:
+    """Two float32 values named "w" in one chunk of a distributed checkpoint."""
+    import dcp_folders  # which is made of what is here
+
+    data = dcp_folders.blob([1.0, 2.0])
+    chunks = [([0], (2,))]
+    storage = [(dcp_folders.key("w", [0]), dcp_folders.info("__0_0.distcp", 0, len(data)))]
+    root = dcp_folders.metadata({"w": dcp_folders.stored((2,), chunks)}, storage)
+    return {".metadata": dumps(root, 4), "__0_0.distcp": data}
+
+
 SMALLEST: dict[str, Callable[[], bytes]] = {
     "safetensors": smallest_safetensors,
     "pytorch-zip": smallest_torch_zip,
-    "pt2": smallest_pt2,
-    "pt2-old": smallest_old_pt2,
+    "pytorch-legacy": smallest_legacy,
+    "pytorch-tar": smallest_tar,
+    "pickle": smallest_pickle,
+    "npy": smallest_npy,
+    "torchscript": smallest_torchscript,
     "torchscript-json": smallest_script_json,
+    "torch-package": smallest_package,
+    "pt2": smallest_pt2,
 }
+
+WRAPPED: dict[str, Callable[[], bytes]] = {
+    "pt2-old": smallest_old_pt2,
+    "gzip": smallest_gzip,
+    "nemo": smallest_nemo,
+}
+
+FOLDERS: dict[str, Callable[[], dict[str, bytes]]] = {"sharded": smallest_sharded, "dcp": smallest_dcp}
 
 
 def smallest_file(format_name: str) -> bytes:
     """The smallest checkpoint of a format: one tensor "w" of float32 [1, 2]."""
-    return SMALLEST[format_name]()
+    return {**SMALLEST, **WRAPPED}[format_name]()

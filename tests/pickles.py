@@ -11,6 +11,16 @@ from typing import Any
 
 OPCODES = {opcode.name: opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
 
+# Dtypes that torch saves: first those that it reads back from every layout, then those that it reads from zips alone.
+OLD_DTYPES = (
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",
+    "complex128",
+)  # fmt: skip
+LATER_DTYPES = (
+    "uint16", "uint32", "uint64", "complex32", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Global:

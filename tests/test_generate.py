@@ -1,5 +1,6 @@
 """The benchmarks' own writers against the libraries whose formats they write."""
 
+import pickle
 import zipfile
 
 import numpy as np
@@ -21,6 +22,23 @@ SAMPLE = {
 def as_torch(tensors):
     """Torch's own tensors of the same values; numpy's strides of an empty array are not those that torch gives one."""
     return {name: torch.tensor(array.ravel()).reshape(array.shape) for name, array in tensors.items()}
+
+
+def storage_keys(path):
+    """What torch called the storages of a legacy stream, in the order in which the tensors name them."""
+    keys = []
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module, name):
+            return dict if name == "OrderedDict" else lambda *arguments: None
+
+        def persistent_load(self, identifier):
+            keys.append(identifier[2])
+
+    with open(path, "rb") as file:
+        for _ in range(4):
+            Reader(file).load()
+    return keys
 
 
 def test_safetensors_file_is_what_the_reference_writes(tmp_path):
@@ -75,3 +93,24 @@ def test_transformer_takes_the_memory_of_its_largest_tensor():
     assert not np.array_equal(
         tensors["model.layers.0.mlp.up_proj.weight"], tensors["model.layers.1.mlp.up_proj.weight"]
     )
+
+
+@pytest.mark.parametrize("count", [0, 1, 1001])
+def test_legacy_stream_is_what_torch_writes(tmp_path, count):
+    tensors = generate.uniform(count, shape=(2, 3))
+    torch.save(as_torch(tensors), tmp_path / "theirs.pt", _use_new_zipfile_serialization=False)
+    keys = storage_keys(tmp_path / "theirs.pt")
+
+    generate.write_torch_legacy(tmp_path / "ours.pt", tensors, keys)
+
+    assert (tmp_path / "ours.pt").read_bytes() == (tmp_path / "theirs.pt").read_bytes()
+
+
+def test_torch_reads_the_legacy_stream(tmp_path):
+    generate.write_torch_legacy(tmp_path / "model.pt", SAMPLE)
+
+    loaded = torch.load(tmp_path / "model.pt", weights_only=True)
+
+    assert list(loaded) == list(SAMPLE)
+    for name, array in SAMPLE.items():
+        assert np.array_equal(loaded[name].numpy(), array)

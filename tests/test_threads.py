@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastload
-from builders import SMALLEST, Storage, smallest_file, tensor, torch_file
+from builders import SMALLEST, WRAPPED, Storage, smallest_file, tensor, torch_file
 
 THREADS = 16
 ROUNDS = 25
@@ -44,7 +44,7 @@ def source_of(kind, raw, path):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_the_same_checkpoint(format_name, kind, tmp_path):
     source, options = source_of(kind, smallest_file(format_name), tmp_path / "model")
     checkpoint = fastload.open(source, **options)
@@ -58,7 +58,7 @@ def test_the_same_checkpoint(format_name, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_the_same_file_opened_by_each(format_name, kind, tmp_path):
     source, options = source_of(kind, smallest_file(format_name), tmp_path / "model")
 
@@ -107,7 +107,7 @@ def test_storages_that_come_and_go_while_others_ask_for_them(kind, deflate, tmp_
 
 
 def test_broken_files_raise_their_own_error_in_each_thread():
-    whole = [smallest_file(name) for name in SMALLEST]
+    whole = [smallest_file(name) for name in [*SMALLEST, *WRAPPED]]
 
     def read(number):
         with pytest.raises(fastload.FormatError):

@@ -67,7 +67,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     # The mapping.
 
     def __getitem__(self, name: str) -> np.ndarray:
-        tensors = self._open_tensors()
+        tensors = self._tensors
+        if tensors is None:
+            tensors = self._open_tensors()
         row = tensors.find(name)
         if row < 0:
             raise self._not_found(name)

@@ -6,7 +6,6 @@ first asked for, so that `ml_dtypes` is imported only for a tensor that needs it
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,13 +93,20 @@ TORCH_STORAGES = {row.torch_storage: code for code, row in enumerate(DTYPES) if 
 TORCH_DTYPES = {row.name: code for code, row in enumerate(DTYPES) if row.in_torch}
 
 
-@cache
+# The dtypes of numpy by row number, as far as they were asked for.
+NUMPY: list[np.dtype[Any] | None] = [None] * len(DTYPES)
+
+
 def numpy_dtype(code: int) -> np.dtype[Any]:
     """The numpy dtype of arrays whose dtype has this row number."""
-    name = DTYPES[code].numpy
-    if name[0] in "|<":
-        return np.dtype(name)
-    import ml_dtypes  # 8 ms, so only for a tensor that needs it
+    dtype = NUMPY[code]
+    if dtype is None:
+        name = DTYPES[code].numpy
+        if name[0] in "|<":
+            dtype = np.dtype(name)
+        else:
+            import ml_dtypes  # 8 ms, so only for a tensor that needs it
 
-    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+            dtype = np.dtype(getattr(ml_dtypes, name))
+        NUMPY[code] = dtype
     return dtype

@@ -56,6 +56,7 @@ NETWORK_FILE_SYSTEMS = {
     0x20030528: "orangefs",
     0x73757245: "coda",
 }
+HEAD_BYTES = 512  # enough for the mark of every format; that of tar lies at 257
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
 ASSUMED_FREE_BYTES = 4 << 30  # of memory, where the system does not say
 MEMORY_FILE = "/proc/meminfo"
@@ -147,9 +148,9 @@ class Source:
         self.origin = origin
         self.is_inflated = is_inflated
         self.archive: Any = None  # what a format that is an archive has read of its directory
+        self._head: bytes | None = None
         self._file = file
         self._watched = file  # what `still_valid` looks at, even if nothing more is read from it
-        self._loaded: WeakValueDictionary[tuple[int, int], Region] = WeakValueDictionary()
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | Buffer, io: Io = "auto", *, keep_open: bool = True) -> Source:
@@ -222,6 +223,12 @@ class Source:
     def still_valid(self) -> bool:
         """Whether the file is still the one that was opened: same file at the path, same size, not written since."""
         return self._watched is None or self._watched.still_valid()
+
+    def head(self) -> bytes:
+        """The first bytes, by which the format is told; read once."""
+        if self._head is None:
+            self._head = bytes(self.fetch(0, min(HEAD_BYTES, self.size)))
+        return self._head
 
     def fetch(self, offset: int, count: int) -> memoryview:
         """The *count* bytes from *offset* on: a view where the source is in memory, else read now."""
@@ -296,7 +303,10 @@ class Source:
     def storage(self, index: Index, number: int, swap: int) -> Region:
         """A whole storage in memory of its own: read, inflated, and with its bytes in units of *swap* reversed."""
         key = (number, swap)
-        region = self._loaded.get(key)
+        # Made when it is first needed, and as one step, since another thread may be here too.
+        loaded: WeakValueDictionary[tuple[int, int], Region]
+        loaded = self.__dict__.setdefault("_loaded", WeakValueDictionary())
+        region = loaded.get(key)
         if region is None:
             if index.is_record(number):
                 assert index.records is not None
@@ -309,7 +319,7 @@ class Source:
                 swapped[: len(data) // swap * swap].view(f"u{swap}").byteswap(inplace=True)
                 data = swapped.data
             # Another thread may have been faster: its Region then is the one that everybody shares.
-            region = self._loaded.setdefault(key, Region(data))
+            region = loaded.setdefault(key, Region(data))
         return region
 
 

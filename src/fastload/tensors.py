@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fastload import formats
-from fastload._native import LOAD, Index, Region
+from fastload._native import LOAD, Index, Region, direct_view
+from fastload.dtypes import NUMPY
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, UnsupportedError, located
 from fastload.options import Options
@@ -96,7 +97,7 @@ def open_source(source: Source, options: Options, shard: int = 0, wrappings: int
 class FileTensors:
     """The tensors of one file or buffer."""
 
-    __slots__ = ("_format", "_index", "_options", "_source")
+    __slots__ = ("_format", "_index", "_options", "_region", "_source", "find")
 
     def __init__(self, source: Source, format: formats.Format, options: Options, shard: int = 0) -> None:
         self._source = source
@@ -104,6 +105,8 @@ class FileTensors:
         self._options = options
         self._index: Index = self._located(lambda: format.index(source, options))
         self._index.shard = shard
+        self._region = None if source.is_inflated else source.region  # what an array may be a view of
+        self.find = self._index.find  # and no method around it, since every look-up goes this way
 
     @property
     def path(self) -> str | None:
@@ -117,10 +120,6 @@ class FileTensors:
 
     def __len__(self) -> int:
         return len(self._index)
-
-    def find(self, name: object) -> int:
-        """The row of a name, or -1."""
-        return self._index.find(name)
 
     def list_names(self) -> list[str]:
         """All names, in order."""
@@ -138,6 +137,10 @@ class FileTensors:
         """The array of one tensor, made anew."""
         index = self._index
         try:
+            if self._region is not None:  # the common case, without a look at what else there may be
+                direct = direct_view(index, row, self._region, NUMPY)
+                if direct is not None:
+                    return direct
             if index.access(row) == LOAD or self._source.is_inflated:
                 self._check_copy(row)
             array = self._source.array(index, row)

@@ -29,11 +29,9 @@ def saved(model, **options):
 
 
 def opened(file):
-    """The tree of a file, by way of `open` where that can read whole modules, else from its pickle alone."""
-    try:
-        return fastload.open(file).module_tree()
-    except fastload.UnsupportedError:
-        return tree(objects_of(file))
+    """The tree of a file."""
+    with fastload.open(file) as ckpt:
+        return ckpt.module_tree()
 
 
 def objects_of(file):
@@ -52,14 +50,6 @@ def module(path, name, modules=(), **attributes):
 def grown(spec):
     """The tree of what a pickle of *spec* holds."""
     return tree(build(parse(dumps(spec)), VOCABULARY, {}))
-
-
-def whole(file):
-    """A checkpoint of a whole model."""
-    try:
-        return fastload.open(file)
-    except fastload.UnsupportedError:
-        pytest.skip("this version cannot open whole models")
 
 
 class Block(nn.Module):
@@ -459,7 +449,7 @@ def test_attributes_beside_slots_are_found():
 
 
 def test_tensors_of_a_module_are_their_entries():
-    with whole(saved(Net())) as checkpoint:
+    with fastload.open(saved(Net())) as checkpoint:
         found = checkpoint.module_tree()
 
     stem = found.children["stem"]
@@ -473,12 +463,12 @@ def test_tensors_of_a_module_are_their_entries():
 def test_parameter_lists_print_as_in_torch():
     model = nn.Sequential(nn.ParameterList([torch.zeros(2, 3), torch.zeros(4)]), nn.ReLU())
 
-    with whole(saved(model)) as checkpoint:
+    with fastload.open(saved(model)) as checkpoint:
         assert str(checkpoint.module_tree()) == repr(model)
 
 
 def test_the_source_of_a_class_is_kept():
-    with whole(saved(Block(1), _use_new_zipfile_serialization=False)) as checkpoint:
+    with fastload.open(saved(Block(1), _use_new_zipfile_serialization=False)) as checkpoint:
         found = checkpoint.module_tree()
 
     assert found.source.startswith("class Block(nn.Module):") and found.source_file.endswith("test_module_tree.py")

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import fastload
-from builders import SMALLEST, safetensors_file, smallest_file, tensor, torch_file
+from builders import SMALLEST, WRAPPED, safetensors_file, smallest_file, tensor, torch_file
 from reading import read_all
 
 
@@ -16,7 +16,7 @@ def several(deflate=()):
 
 
 FILES = {
-    **{name: smallest_file(name) for name in SMALLEST},
+    **{name: smallest_file(name) for name in [*SMALLEST, *WRAPPED]},
     "several tensors": safetensors_file({f"t{n}": ("F32", (n,), bytes(4 * n)) for n in range(9)}, metadata={"k": "v"}),
     "archive": several(),
     "deflated": several(["data.pkl", "data/1", "data/2", "data/3"]),

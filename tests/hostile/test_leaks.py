@@ -10,13 +10,14 @@ import time
 import pytest
 
 import fastload
-from builders import SMALLEST, smallest_file
+from builders import SMALLEST, WRAPPED, smallest_file
 from malformed import MALFORMED
 
 TIMES = 1000
 WARM_UP = 10
 SECONDS = 1  # for one file; where opening is slow, as under a sanitizer, it is opened fewer times
 BLOCKS = 40  # of Python's allocator: caches of interpreter and numpy breathe by a few
+ROUNDS = 4
 BYTES = 16 << 10  # of malloc, which the core uses; 17 a round would be noticed
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "malformed"
 
@@ -70,21 +71,35 @@ def held():
 
 
 def assert_flat(sources, times=TIMES, seconds=SECONDS, io="auto"):
-    """Opening each source many times leaves nothing behind. Everything is warmed up first."""
+    """Opening each source many times leaves nothing behind. Everything is warmed up first.
+
+    The interpreter's own caches settle in their own time, so one quiet round of several is enough: a leak has none.
+    """
     for source in sources:
         for _ in range(WARM_UP):
             attempt(source, io)
     for source in sources:
-        blocks, size, mappings, descriptors = held()
-        end = time.monotonic() + seconds
-        for _ in range(times):
-            attempt(source, io)
-            if time.monotonic() > end:
-                break
-        blocks_after, size_after, mappings_after, descriptors_after = held()
+        grown = [growth(source, times, seconds, io)]
+        while not is_flat(grown[-1]) and len(grown) < ROUNDS:
+            grown.append(growth(source, times, seconds, io))
         shown = source if isinstance(source, os.PathLike) else f"{source!r:.80}"
-        assert blocks_after - blocks < BLOCKS and size_after - size < BYTES, shown
-        assert mappings_after - mappings < 10 and descriptors_after == descriptors, shown
+        assert is_flat(grown[-1]), (shown, grown)
+
+
+def growth(source, times, seconds, io):
+    """What opening *source* so many times has left behind, as `held` counts it."""
+    before = held()
+    end = time.monotonic() + seconds
+    for _ in range(times):
+        attempt(source, io)
+        if time.monotonic() > end:
+            break
+    return tuple(later - earlier for earlier, later in zip(before, held(), strict=True))
+
+
+def is_flat(grown):
+    blocks, size, mappings, descriptors = grown
+    return blocks < BLOCKS and size < BYTES and mappings < 10 and descriptors <= 0
 
 
 @pytest.mark.parametrize("name", MALFORMED)
@@ -105,7 +120,7 @@ def test_a_malformed_file_leaves_nothing_behind(io, tmp_path):
     assert_flat(sorted(tmp_path.iterdir()), io=io)
 
 
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_a_good_file_leaves_nothing_behind(format_name, tmp_path):
     (tmp_path / "good").write_bytes(smallest_file(format_name))
 
@@ -121,7 +136,7 @@ def test_the_shared_malformed_files_leave_nothing_behind(folder):
     assert_flat(small, times=200, seconds=0.2)
 
 
-@pytest.mark.parametrize("format_name", SMALLEST)
+@pytest.mark.parametrize("format_name", [*SMALLEST, *WRAPPED])
 def test_opening_leaves_the_references_to_none_alone(format_name):
     """Cython puts None into a buffer that is being filled, and whoever fills it must give that reference back."""
     whole = smallest_file(format_name)

@@ -12,7 +12,7 @@ from fastload._native.pickle import parse
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
-from fastload._native.view import Region, view
+from fastload._native.view import Region, direct_view, view
 from fastload._native.zip import (
     END_SEARCH_BYTES,
     check,
@@ -46,6 +46,7 @@ __all__ = [
     "build",
     "build_state",
     "check",
+    "direct_view",
     "filesystem_type",
     "find_directory",
     "finish",

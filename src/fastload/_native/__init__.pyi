@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "build_state",
     "check",
+    "direct_view",
     "filesystem_type",
     "find_directory",
     "finish",
@@ -71,7 +72,7 @@ class Vocabulary:
         rows: Iterable[tuple[str | None, str, str, int, str, str]],
         makers: dict[tuple[str, str], tuple[str, Any]],
         mapping: Callable[..., Any],
-        array_dtype: Callable[[tuple[Any, ...], Any], tuple[str, np.dtype[Any], bool] | None],
+        array_dtype: Callable[[tuple[Any, ...], Any, bool], tuple[str, np.dtype[Any], int, bool] | None],
         quantization: Callable[[str, Any, Any, int | None], Any],
     ) -> None: ...
 
@@ -162,8 +163,8 @@ class Part:
         prefix: bytes = b"",
         suffix: bytes = b"",
         leaves: dict[int, int] | None = None,
-        tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None,
-        scripts: Callable[[str, str], tuple[Container[str], Container[str]] | None] | None = None,
+        tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]] | None = None,
+        scripts: Callable[[str, str], tuple[Container[str], Container[str]] | tuple[()] | None] | None = None,
         at: tuple[str, ...] = (),
         references: list[tuple[tuple[str, ...], Any]] | None = None,
     ) -> None: ...
@@ -235,4 +236,7 @@ def read_stream(
 def renumber(
     names: list[str], others: list[str], only: list[tuple[str, int]] | None, never: list[tuple[str, int]]
 ) -> tuple[list[str], list[str]]: ...
+def direct_view(
+    index: Index, row: int, region: Region, dtypes: list[np.dtype[Any] | None]
+) -> np.ndarray[Any, Any] | None: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

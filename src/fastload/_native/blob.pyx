@@ -93,10 +93,12 @@ cdef int64_t add_data(Calls calls, uint32_t node) except -1 with gil:
     cdef Slice found
     if data == 0:
         return calls.index.add_extent(0, 0, False)
-    found = bytes_of(calls.graph, &calls.graph.nodes[data])
-    if calls.graph.nodes[data].kind == TEXT:
-        return add_part(calls, data, 0, decoded_size(found))
-    return add_part(calls, data, 0, found.length)
+    known = calls.array_storages.get(data)
+    if known is None:                            # else another call has the same ones
+        found = bytes_of(calls.graph, &calls.graph.nodes[data])
+        size = decoded_size(found) if calls.graph.nodes[data].kind == TEXT else <int64_t>found.length
+        known = calls.array_storages[data] = add_part(calls, data, 0, size)
+    return known
 
 
 cdef uint32_t blob_node(Calls calls, uint32_t node) except 0:
@@ -127,6 +129,10 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
     if node in calls.blobs:
         return 0
     data = blob_node(calls, node)
+    known = calls.blobs.get(~<object>data)       # another call may have read the same bytes
+    if known is not None:
+        calls.blobs[node] = known
+        return 0
     found = bytes_of(calls.graph, &calls.graph.nodes[data])
     if calls.graph.nodes[data].kind == TEXT:
         text = decoded(found)
@@ -138,7 +144,7 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
         error.offset = None
         raise
     storage = add_part(calls, data, blob.position, blob.size)
-    calls.blobs[node] = (storage, blob.dtype, blob.size)
+    calls.blobs[node] = calls.blobs[~<object>data] = (storage, blob.dtype, blob.size)
     return 0
 
 
@@ -154,10 +160,15 @@ def list_globals(Graph graph not None, Vocabulary vocabulary not None, DtypeTabl
     cdef Call call
     cdef uint32_t node
     cdef bytes data
+    cdef set read = set()        # nodes whose bytes were: very many calls may have the same ones
     found = dict.fromkeys(graph.list_globals())
     vocabulary.resolve(graph)
     for node in range(1, <uint32_t>graph.nodes_count):
         if calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == LOADER:
+            number = blob_node(calls, node)
+            if number in read:
+                continue
+            read.add(number)
             data = blob_bytes(calls, node)
             found.update(dict.fromkeys(read_pickles(data, len(data), 0, False, data).saved.list_globals()))
     return list(found)

@@ -8,13 +8,14 @@ import re
 
 cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, NEWOBJ, NONE, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice, bytes_of, int_of,
-    wide,
+    FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
+    bytes_of, int_of, wide,
 )
 from fastload._native.index cimport MAX_DIMENSIONS, Index, Records
 from fastload._native.vector cimport reserve
@@ -25,15 +26,17 @@ from fastload.errors import FormatError, UnsupportedError
 # The words for Role and Argument, in their order.
 ROLES = (
     "inert", "storage", "dtype", "size", "tensor", "meta", "subclass", "wrapper", "from_type", "old_tensor", "sparse",
-    "nested", "loader", "array", "from_buffer", "encode", "mapping", "sequence", "rebuild", "opaque",
+    "nested", "ragged", "loader", "array", "masked", "from_buffer", "encode", "mapping", "sequence", "native",
+    "optimised", "rebuild", "new", "opaque",
 )
 ARGUMENTS = (
     "storage", "offset", "size", "stride", "dtype", "metadata", "tensor", "state", "function", "arguments",
-    "quantizer", "layout", "parts", "data", "order",
+    "quantizer", "layout", "parts", "data", "order", "axes",
 )
 
 # A storage's persistent id as protocol 0 writes it: the `repr` of the tuple.
 TEXT_ID = re.compile(rb"\('storage', <class '([\w.]+)'>, '(\w+)', '[^']*', (\d+)(?:, None)?\)")
+
 
 @cython.final
 cdef class Vocabulary:
@@ -54,9 +57,9 @@ cdef class Vocabulary:
     mapping : function
         The maker that marks a dict-like class, whose items are set after it is made.
     array_dtype : function
-        Of the arguments and the state of a pickled NumPy dtype: its (name, numpy.dtype, whether it is big-endian), with
-        the name of a row of the dtype table where one describes it; None for one of objects. It raises ValueError where
-        the dtype makes no sense.
+        Of the arguments and the state of a pickled NumPy dtype, and whether that of a mask over such elements is meant:
+        its (name, numpy.dtype, unit in bytes whose order is reversed where it is big-endian, whether it is), with the
+        name of a row of the dtype table where one describes it; None for one of objects, or one that makes no sense.
     quantization : function
         Makes what an entry shows of (scheme, scale, zero_point, axis).
     """
@@ -146,7 +149,7 @@ cdef class Calls:
         What stands before and after a storage's key in the name of its record.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     """
 
     def __cinit__(
@@ -164,6 +167,7 @@ cdef class Calls:
         self.blobs = {}
         self.array_dtypes = {}
         self.array_storages = {}
+        self.dtype_parts = MAX_DTYPE_PARTS
         self.prefix_length = len(prefix)
         reserve(<void **>&self.record, &self.record_capacity, len(prefix) + 64, 1)
         memcpy(self.record, <const char *>prefix, len(prefix))
@@ -174,14 +178,29 @@ cdef class Calls:
 
     cdef const Meaning *meaning(self, uint32_t node) noexcept nogil:
         """What a global means; NULL where it is no global, or the vocabulary lacks it."""
-        cdef Node *found = &self.graph.nodes[node]
+        cdef const Node *found = &self.graph.nodes[node]
+        if found.kind == PERSID:
+            found = &self.graph.nodes[self.class_in_id(node)]
         if found.kind != GLOBAL or found.tail == 0:
             return NULL
         return &self.vocabulary.meanings[found.tail - 1]
 
+    cdef uint32_t class_in_id(self, uint32_t node) noexcept nogil:
+        """The class that an id ("module", class, file, source) of a legacy stream stands for; else *node*."""
+        cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
+        cdef Slice sort
+        if id.kind != TUPLE or id.tail != 4:
+            return node
+        sort = self.text(self.graph.children[id.x])
+        if sort.length != 6 or memcmp(sort.start, b"module", 6) != 0:
+            return node
+        return self.graph.children[id.x + 1]
+
     cdef bint open_call(self, uint32_t node, Call *call) noexcept nogil:
         """Whether *node* is a call; what it calls, with what."""
         cdef const Node *found = &self.graph.nodes[node]
+        cdef const Meaning *made
+        call.skipped = 0
         call.state = 0
         call.kind = 0
         call.wrappers = 0
@@ -191,14 +210,19 @@ cdef class Calls:
             return False
         call.meaning = self.meaning(found.x)
         call.arguments = found.y
+        if call.meaning != NULL and call.meaning.role == NEW and self.graph.nodes[found.y].tail:
+            made = self.meaning(self.graph.children[self.graph.nodes[found.y].x])
+            if made != NULL and (made.role == WRAPPER or made.role == OLD_TENSOR):
+                call.meaning = made
+                call.skipped = 1
         return True
 
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil:
         """The node of an argument; 0 where it is not given."""
         cdef const Node *arguments = &self.graph.nodes[call.arguments]
-        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail:
+        if call.meaning.at[which] < 0 or <uint32_t>call.meaning.at[which] >= arguments.tail - call.skipped:
             return 0
-        return self.graph.children[arguments.x + call.meaning.at[which]]
+        return self.graph.children[arguments.x + call.skipped + call.meaning.at[which]]
 
     cdef bint unwrap(self, Call *call) noexcept nogil:
         """Go from a call that only adds something to a tensor to the one within that makes it."""
@@ -215,12 +239,15 @@ cdef class Calls:
             call.state = self.argument(call, STATE_ARG)
             call.meaning = self.meaning(function)
             call.arguments = arguments
+            call.skipped = 0
             call.node = 0
             call.wrappers = wrappers
             return True
         if call.meaning.role == WRAPPER:
             function = self.argument(call, STATE_ARG)
             tensor = self.argument(call, TENSOR_ARG)
+            if not tensor:
+                tensor = self.tensor_in_state(call)
             if kind == 0:
                 kind = call.meaning.kind
             if not tensor or not self.open_call(tensor, call):
@@ -232,8 +259,16 @@ cdef class Calls:
             return True
         return False
 
+    cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil:
+        """The tensor of an old parameter: its state was (tensor, creator, hooks, whether to train it, …); 0 if not."""
+        cdef const Node *state
+        if not call.node:
+            return 0
+        state = &self.graph.nodes[self.state_of(call.node)]
+        return self.graph.children[state.x] if state.kind == TUPLE and state.tail == 5 else 0
+
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil:
-        """The innermost call that makes the tensor, the storage or the array *node*; False where it is no known call."""
+        """The innermost call that makes the tensor, storage or array *node*; False where it is no known call."""
         if not self.open_call(node, call):
             return False
         while self.unwrap(call):
@@ -249,8 +284,10 @@ cdef class Calls:
         return 0
 
     cdef uint32_t state_of(self, uint32_t node) noexcept nogil:
-        """What was handed to `__setstate__` of an object last; 0 if nothing was."""
+        """What was handed to `__setstate__` of an object last; 0 if nothing was, or *node* is no object."""
         cdef uint32_t last = self.graph.nodes[node].tail, at = last, found = 0
+        if self.graph.nodes[node].kind < LIST:   # whose tail counts something else
+            return 0
         while at:
             at = self.graph.updates[at].next
             if self.graph.updates[at].kind == STATE:
@@ -318,10 +355,32 @@ cdef class Calls:
                 )
             return raise_recipe("the class of its storage is no class")
         identity.key = self.text(parts[2])
+        if self.suffix_length and self.graph.nodes[parts[2]].kind == INT:  # as packages number their storages
+            identity.key.start = self.digits
+            identity.key.length = <size_t>snprintf(
+                self.digits, sizeof(self.digits), "%lld", <long long>int_of(&self.graph.nodes[parts[2]])
+            )
         if identity.key.start == NULL:
             return raise_recipe("the key of its storage is no text")
         if id.tail > 5 and self.graph.nodes[parts[5]].kind != NONE:
             identity.view = parts[5]
+        return 0
+
+    cdef int view_metadata(
+        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
+    ) except -1 nogil:
+        """A part of a storage that is one by itself, as torch before 0.4 wrote it: (key, offset, size) in elements."""
+        cdef const Node *found = &self.graph.nodes[identity.view]
+        cdef const uint32_t *parts = self.graph.children + found.x
+        cdef uint64_t offset = 0, count = 0
+        if found.kind != TUPLE or found.tail != 3:
+            return raise_recipe("what should say which part of a storage it is does not")
+        unsigned(&self.graph.nodes[parts[1]], &offset, "the part of its storage begins at no count")
+        unsigned(&self.graph.nodes[parts[2]], &count, "the size of the part of its storage is no count")
+        if offset > identity.count or count > identity.count - offset:
+            return raise_recipe("the part of a storage that it is reaches beyond the whole")
+        base[0] = offset * item                  # of a count whose bytes were found to fit
+        size[0] = count * item
         return 0
 
     cdef int identify_text(self, Slice text, Identity *identity) except -1 with gil:

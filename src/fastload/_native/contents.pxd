@@ -23,6 +23,7 @@ cdef struct Item:                # one value in a container, and how it is calle
     uint8_t is_worth_entering    # a tensor may be found there
     uint8_t kind                 # what a tensor there is, by its place in KINDS
     uint8_t is_submodule         # a module there has its name joined to that of the one it is in
+    uint8_t part                 # of the array that is the container; 0 for an item of its own
 
 cdef class Contents:
     cdef Graph graph
@@ -53,7 +54,11 @@ cdef class Contents:
     cdef int add_content(self, uint32_t node, uint32_t position) except -1 nogil
     cdef int add_states(self, uint32_t node) except -1 nogil
     cdef int add_state(self, uint32_t state) except -1 nogil
+    cdef int add_native(self, uint32_t node) except -1 nogil
     cdef int add_components(self, const Call *call) except -1 nogil
+    cdef int add_array(self, const Call *call) except -1 nogil
+    cdef int add_part(self, uint32_t word, uint32_t node, uint8_t part) except -1 nogil
+    cdef int drop_components(self, size_t first, size_t middle) except -1 nogil
     cdef uint32_t find_sparse_words(self, uint32_t layout, uint32_t *words) noexcept nogil
     cdef int add_tensor_attributes(self, uint32_t node) except -1 nogil
     cdef int add_tensor_state(self, uint32_t node) except -1 nogil

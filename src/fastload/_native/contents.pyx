@@ -4,23 +4,22 @@ A dict has its pairs, a list its values; an object has the arguments of its call
 attributes; a pickled module has its state dict. Of a key that stands twice the last value counts, in the first place.
 """
 
-cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.arrays cimport DATA, MASK, ArrayParts, find_array, holds_objects
 from fastload._native.calls cimport (
-    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, META, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, REBUILD, SEQUENCE, SPARSE,
-    SUBCLASS, TENSOR, Call, Calls,
+    ARRAY, FROM_BUFFER, LAYOUT_ARG, MAPPING, MASKED, META, NATIVE, NESTED, OLD_TENSOR, OPAQUE, PARTS_ARG, RAGGED,
+    REBUILD, SEQUENCE, SPARSE, SUBCLASS, TENSOR, Call, Calls,
 )
 from fastload._native.graph cimport (
-    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, ITEMS, KEYWORDS, LIST, NEWOBJ, PAIRS, PERSID, REDUCE, SET, STATE, STR8,
-    TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of,
+    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
+    TUPLE, Graph, Node, Slice, Update, int_of,
 )
 from fastload._native.keys cimport (
-    CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, INDICES_WORD, OFFSETS_WORD,
-    ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
+    CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, DATA_WORD, FILL_VALUE_WORD, INDICES_WORD,
+    MASK_WORD, OFFSETS_WORD, ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
 )
 from fastload._native.vector cimport reserve
 
@@ -60,7 +59,7 @@ cdef class Contents:
     cdef int gather(self, uint32_t node) except -1 nogil:
         """Push the items of *node* at which a tensor may be found."""
         cdef const Node *found = &self.graph.nodes[node]
-        cdef const uint32_t *parts
+        cdef size_t start = self.count, middle
         cdef Call call
         self.is_module = False
         self.spend(1)
@@ -70,21 +69,31 @@ cdef class Contents:
             return self.add_appended(node)
         if found.kind == DICT:
             return self.add_set(node)
-        if found.kind == PERSID:                 # of an object that a package describes: what it is made of
-            parts = self.graph.children + self.graph.nodes[found.x].x
-            return self.add_content(parts[3], 3) if self.graph.nodes[found.x].tail == 4 else 0
         if self.calls.base(node, &call):
             if call.meaning.role == OPAQUE:
                 return 0
-            if call.meaning.role in (SPARSE, NESTED, TENSOR, META, OLD_TENSOR, SUBCLASS, ARRAY, FROM_BUFFER):
+            if call.meaning.role in (
+                SPARSE, NESTED, RAGGED, TENSOR, META, OLD_TENSOR, SUBCLASS, ARRAY, MASKED, FROM_BUFFER,
+            ):
                 self.add_components(&call)
-                return self.add_tensor_attributes(node)
+                middle = self.count
+                self.add_tensor_attributes(node)
+                return self.drop_components(start, middle)
         return self.gather_object(node)
 
     cdef int gather_object(self, uint32_t node) except -1 nogil:
         """Push the items of an instance of whatever class."""
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef const Node *id
         cdef Call call
+        if found.kind == PERSID:                 # an object that a package describes: (sort, id, function, arguments)
+            id = &self.graph.nodes[found.x]
+            if id.kind != TUPLE or not id.tail:
+                return 0
+            return self.add_content(self.graph.children[id.x + id.tail - 1], id.tail - 1)
         self.calls.open_call(node, &call)
+        if call.meaning != NULL and call.meaning.role == NATIVE:
+            return self.add_native(node)
         return self.add_call(node, &call)
 
     cdef int add_item(self, uint32_t key, uint32_t value, uint8_t sort) except -1 nogil:
@@ -97,6 +106,7 @@ cdef class Contents:
         item.sort = sort
         item.kind = KIND_OWN
         item.is_submodule = False
+        item.part = 0
         item.is_worth_entering = self.is_worth_entering(value)
         self.count += 1
         return 0
@@ -316,6 +326,14 @@ cdef class Contents:
             return self.add_item(STATE_WORD, state, WORD_KEY)
         return 0
 
+    cdef int add_native(self, uint32_t node) except -1 nogil:
+        """What an object of native code holds, whose state is that and the name of its class."""
+        cdef uint32_t pair[2]
+        cdef uint32_t state = self.calls.state_of(node)
+        if state and self.two_of(state, pair) and self.calls.text(pair[1]).start != NULL:
+            return self.add_content(pair[0], 0)
+        return self.add_states(node)
+
     cdef int add_call(self, uint32_t node, const Call *call) except -1 nogil:
         """What an object holds: its arguments, its items and its attributes."""
         cdef const Node *found = &self.graph.nodes[node]
@@ -358,30 +376,36 @@ cdef class Contents:
     # Tensors that are made of tensors, or have some as attributes.
 
     cdef int add_components(self, const Call *call) except -1 nogil:
-        """The tensors that make up a sparse or nested one, and the items of an array of objects."""
+        """The tensors that make up a sparse or nested one, and what an array holds."""
         cdef const Node *parts = &self.graph.nodes[call.arguments]
         cdef const uint32_t *children
         cdef uint32_t words[4]
-        cdef uint32_t count = 0, node
+        cdef uint32_t count = 0, before = 0, node
         cdef size_t start = self.count, i
-        cdef ArrayParts array
-        if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
-            if holds_objects(self.calls, call) and find_array(self.calls, call, &array):
-                return self.add_appended(array.data)
-            return 0
+        if call.meaning.role == ARRAY or call.meaning.role == MASKED or call.meaning.role == FROM_BUFFER:
+            return self.add_array(call)
         if call.meaning.role == NESTED:
             words[0], words[1], words[2], words[3] = VALUES_WORD, SIZES_WORD, STRIDES_WORD, OFFSETS_WORD
             count = 4
         elif call.meaning.role == SPARSE:
+            node = self.calls.argument(call, LAYOUT_ARG)
+            count = self.find_sparse_words(node, words) if node else 0
             node = self.calls.argument(call, PARTS_ARG)
-            if not node or self.graph.nodes[node].kind != TUPLE:
-                return 0
-            parts = &self.graph.nodes[node]
-            count = self.find_sparse_words(self.calls.argument(call, LAYOUT_ARG), words)
+            if parts.tail > 3:                   # as TorchScript has it: layout, sizes, gradient, components, hooks
+                before = 3
+            elif node and self.graph.nodes[node].kind == TUPLE:
+                parts = &self.graph.nodes[node]
+        elif call.meaning.role == RAGGED:
+            node = self.calls.argument(call, PARTS_ARG)
+            if node:
+                self.add_content(node, 0)
+            self.mark_items(start, KIND_COMPONENT, False)
+            return 0
         else:
             return 0
-        children = self.graph.children + parts.x
-        for i in range(parts.tail):
+        children = self.graph.children + parts.x + before
+        self.add_values(parts.x, before)         # which are no tensors in a sound file
+        for i in range(parts.tail - before):
             if i < count:
                 self.add_item(words[i], children[i], WORD_KEY)
             else:
@@ -390,11 +414,62 @@ cdef class Contents:
         self.mark_items(start, KIND_COMPONENT, False)
         return 0
 
+    cdef int add_array(self, const Call *call) except -1 nogil:
+        """The items of an array of objects, the parts of a masked one, and what a subclass adds."""
+        cdef ArrayParts parts
+        cdef const Node *more
+        cdef uint32_t i, first = 5               # parts of a state that were read
+        if not find_array(self.calls, call, &parts):
+            return 0
+        if call.meaning.role == MASKED:
+            first = 7
+            self.add_part(DATA_WORD, parts.data, 0 if holds_objects(self.calls, call) else DATA)
+            self.add_part(MASK_WORD, parts.mask, MASK)
+            more = &self.graph.nodes[parts.more]
+            if more.tail > 6 and self.is_worth_entering(self.graph.children[more.x + 6]):
+                self.add_part(FILL_VALUE_WORD, self.graph.children[more.x + 6], 0)
+        elif holds_objects(self.calls, call):
+            self.add_appended(parts.data)
+        if parts.more:
+            more = &self.graph.nodes[parts.more]
+            for i in range(first, more.tail):
+                self.add_content(self.graph.children[more.x + i], i)
+        if parts.state:
+            more = &self.graph.nodes[parts.state]
+            for i in range(1, more.tail):
+                self.add_content(self.graph.children[more.x + i], i)
+        return 0
+
+    cdef int add_part(self, uint32_t word, uint32_t node, uint8_t part) except -1 nogil:
+        self.add_item(word, node, WORD_KEY)
+        self.items[self.count - 1].part = part
+        self.items[self.count - 1].kind = KIND_COMPONENT
+        return 0
+
+    cdef int drop_components(self, size_t first, size_t middle) except -1 nogil:
+        """Leave out the attributes, from *middle* on, that are the components themselves, from *first* on."""
+        cdef size_t i, j, kept = middle
+        self.spend((self.count - middle) * (middle - first))
+        for i in range(middle, self.count):
+            j = first
+            while j < middle and self.items[j].value != self.items[i].value:
+                j += 1
+            if j == middle:
+                self.items[kept] = self.items[i]
+                kept += 1
+        self.count = kept
+        return 0
+
     cdef uint32_t find_sparse_words(self, uint32_t layout, uint32_t *words) noexcept nogil:
         """How the components of a sparse tensor are called; returns how many there are, 0 for an unknown layout."""
         cdef const Node *found = &self.graph.nodes[layout]
         cdef Slice text
         cdef const char *name
+        if found.kind == INT:                    # as TorchScript has it, which knows two
+            words[0], words[1], words[2] = CROW_INDICES_WORD, COL_INDICES_WORD, VALUES_WORD
+            if int_of(found) == 1:
+                words[0], words[1] = INDICES_WORD, VALUES_WORD
+            return 2 if int_of(found) == 1 else 3 if int_of(found) == 2 else 0
         if found.kind == REDUCE and self.graph.nodes[found.y].tail == 1:
             text = self.calls.text(self.graph.children[self.graph.nodes[found.y].x])
         elif found.kind == GLOBAL:
@@ -422,7 +497,7 @@ cdef class Contents:
         cdef size_t start = self.count
         self.calls.open_call(node, &call)
         while True:
-            if call.node and not (call.meaning != NULL and call.meaning.role in (OLD_TENSOR, ARRAY)):
+            if call.node and not (call.meaning != NULL and call.meaning.role in (OLD_TENSOR, ARRAY, MASKED)):
                 self.add_tensor_state(call.node)
             if not self.calls.unwrap(&call):
                 break

@@ -14,7 +14,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.arrays cimport ArrayParts, find_array, holds_objects
+from fastload._native.arrays cimport ArrayParts, find_array, has_more, holds_objects
 from fastload._native.calls cimport (
     ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
 )
@@ -23,13 +23,12 @@ from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Grap
 from fastload._native.index cimport TEXT_KEY, DtypeTable, Index, Records, Row, Segment
 from fastload._native.keys cimport Keys, Text
 from fastload._native.modules cimport ModuleContents
-from fastload._native.objects cimport build_objects
 from fastload._native.names cimport add_name, append_name, find_name, index_names
 from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
 
-from fastload.errors import FastloadError, FormatError, LimitError
+from fastload.errors import FastloadError, FormatError, LimitError, UnsupportedError
 
 cdef enum:
     MAX_NAME_BYTES = 1_048_576   # of one tensor's dotted name
@@ -64,14 +63,14 @@ cdef class Part:
         Filled with the row of every node that is a tensor.
     tensors : dict, optional
         Of an archive that keeps its tensors outside the pickle: by key, their
-        (dtype code, record, offset, sizes, strides), all but the first two in elements.
+        (dtype code, record, offset, sizes, strides, whether it is a bare storage), the middle three in elements.
     at : tuple of str
         The keys that stand before those of the pickle in the names of its tensors.
     references : list, optional
-        Filled with (keys, arguments) of every object that another part of the file describes.
+        Filled with (keys, name) of every object that another part of the file, of that name, describes.
     scripts : function, optional
-        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers); None for one whose source
-        is not in the file.
+        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers), to () for one of native
+        code, and to None for one whose source is not in the file.
     """
     cdef Graph graph
     cdef bytes prefix, suffix
@@ -232,12 +231,14 @@ cdef class Walk:
 
     # Tensors.
 
-    cdef int list_tensor(self, uint32_t node, bint is_storage) except -1 nogil:
-        """List the tensor, or the bare storage, that the current item is."""
+    cdef int list_tensor(self, uint32_t node, bint is_storage, uint8_t part=0) except -1 nogil:
+        """List the tensor, the bare storage or the part of an array that the current item is."""
         cdef Row row
         cdef const Item *item
         self.contents.spend(1)
-        if is_storage:
+        if part:
+            self.recipe.read_part(node, part, &row)
+        elif is_storage:
             self.recipe.read_storage(node, &row)
         else:
             self.recipe.read_tensor(node, &row)
@@ -345,7 +346,8 @@ cdef class Walk:
             if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
                 if holds_objects(self.recipe, &call):
                     return self.enter_array(node, &call, peeled)
-                return self.list_tensor(node, False)
+                self.list_tensor(node, False)
+                return self.enter(node, True, False) if has_more(self.recipe, &call) else 0
             if call.meaning.role == TENSOR or call.meaning.role == META or (
                 call.meaning.role == OLD_TENSOR and call.node and self.recipe.state_of(call.node)
             ):
@@ -363,13 +365,12 @@ cdef class Walk:
         cdef Slice sort
         if id.kind == TUPLE:
             if id.tail:
-                sort = self.recipe.text(self.graph.children[id.x])
-                if sort.length == 6 and memcmp(sort.start, b"module", 6) == 0 and id.tail == 4 and (
-                    self.graph.nodes[self.graph.children[id.x + 1]].kind == GLOBAL
-                ):
+                if self.graph.nodes[self.recipe.class_in_id(node)].kind == GLOBAL:
                     return 0
+                sort = self.recipe.text(self.graph.children[id.x])
                 if sort.length == 14 and memcmp(sort.start, b"reduce_package", 14) == 0:
-                    self.note_reference(node)
+                    if self.part.references is not None:
+                        self.note_reference(node)
                     return self.enter(node, False, False)
             if self.recipe.tensors is not None:
                 return 0                         # of an old archive: a class
@@ -380,23 +381,29 @@ cdef class Walk:
     cdef int note_reference(self, uint32_t node) except -1 with gil:
         """Tell the caller where an object stands that another part of the file describes."""
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
-        if self.part.references is not None and id.tail == 4:
+        cdef const Node *arguments = &self.graph.nodes[self.graph.children[id.x + id.tail - 1]]
+        cdef Slice text
+        if arguments.kind != TUPLE or arguments.tail != 1:
+            return 0
+        text = self.recipe.text(self.graph.children[arguments.x])
+        if text.start != NULL:
             self.compose()
             at, keys = 0, []
             for i in range(self.segments_count):
-                keys.append(self.name[at:at + self.segments[i].length].decode("utf-8", "replace"))
+                keys.append(self.name[at:at + self.segments[i].length].decode("utf-8", "surrogatepass"))
                 at += self.segments[i].length + 1
-            arguments = build_objects(self.graph, self.graph.children[id.x + 3], self.recipe.vocabulary, {})
-            self.part.references.append((tuple(keys), arguments))
+            self.part.references.append((tuple(keys), text.start[:text.length].decode("utf-8", "replace")))
         return 0
 
     cdef int enter_array(self, uint32_t node, const Call *call, int peeled) except -1 nogil:
         """Go into an array of objects; one without dimensions is only a wrapper of the object in it."""
         cdef ArrayParts parts
         cdef const Node *data
+        cdef const Node *shape
         if peeled < MAX_PEELED and find_array(self.recipe, call, &parts):
             data = &self.graph.nodes[parts.data]
-            if self.graph.nodes[parts.shape].kind == TUPLE and self.graph.nodes[parts.shape].tail == 0 and data.tail and (
+            shape = &self.graph.nodes[parts.shape]
+            if shape.kind == TUPLE and shape.tail == 0 and data.tail and (
                 self.graph.updates[data.tail].next == data.tail and self.graph.updates[data.tail].count == 1
             ):
                 return self.visit(self.graph.children[self.graph.updates[data.tail].first], peeled + 1)
@@ -404,6 +411,7 @@ cdef class Walk:
 
     cdef int run(self) except -1 nogil:
         cdef Frame *frame
+        cdef uint8_t part
         self.visit(self.graph.root)
         while self.depth:
             frame = &self.frames[self.depth - 1]
@@ -412,7 +420,11 @@ cdef class Walk:
                 continue
             frame.next += 1
             self.contents.spend(1)
-            self.visit(self.contents.items[frame.next - 1].value)
+            part = self.contents.items[frame.next - 1].part
+            if part:
+                self.list_tensor(frame.node, False, part)
+            else:
+                self.visit(self.contents.items[frame.next - 1].value)
         return 0
 
 
@@ -429,7 +441,7 @@ cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, 
     try:
         with nogil:
             walk.run()
-    except FormatError as error:
+    except (FormatError, UnsupportedError) as error:
         error.message = f"tensor {walk.place()}: {error.message}"
         raise
     return 0

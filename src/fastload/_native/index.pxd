@@ -83,9 +83,9 @@ cdef class DtypeTable:
     cdef size_t count
     cdef uint64_t bits[256]  # of an element
     cdef uint8_t swap[256]   # bytes whose order is reversed in big-endian data
-    cdef uint8_t packed[256] # elements that share one where a tensor counts them singly, as quantised ones do
+    cdef uint8_t packed[256]  # elements that share one where a tensor counts them singly, as quantised ones do
 
-    cdef DtypeTable extended(self, str name, dtype)
+    cdef DtypeTable extended(self, str name, dtype, int swap)
 
 
 cdef struct Spelling:
@@ -175,4 +175,5 @@ cdef class TensorEntry:
     cdef bint is_changed(self, str what) except? True
 
 
+cdef bint is_view(Index index, const Row *row) noexcept
 cdef int size_in_bytes(const uint64_t *shape, size_t ndim, uint64_t bits, uint64_t *size) noexcept nogil

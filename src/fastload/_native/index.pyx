@@ -57,9 +57,9 @@ cdef class DtypeTable:
             self.swap[code] = swap
             self.packed[code] = packed
 
-    cdef DtypeTable extended(self, str name, dtype):
-        """The same table with one more row, for a dtype of NumPy's."""
-        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, 1, 1)), (*self.extra, dtype))
+    cdef DtypeTable extended(self, str name, dtype, int swap):
+        """The same table with one more row, for a dtype of NumPy's; *swap* is the unit in bytes to be reversed."""
+        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, swap, 1)), (*self.extra, dtype))
 
 
 @cython.final
@@ -399,7 +399,7 @@ cdef inline bint is_swapped(Index index, const Row *row) noexcept:
     return index.swapped
 
 
-cdef inline bint is_view(Index index, const Row *row) noexcept:
+cdef bint is_view(Index index, const Row *row) noexcept:
     """Whether nothing must be inflated, decoded, swapped or resolved to show a tensor."""
     if row.storage == NO_STORAGE or row.flags & (CONJUGATED | NEGATED):
         return False
@@ -533,7 +533,7 @@ cdef class TensorEntry:
         if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
             return 0                         # only where there are no elements, behind dimensions that overflow
         if row.flags & PACKED:
-            return -(-size // self.index.dtypes.packed[row.dtype])
+            return (size + self.index.dtypes.packed[row.dtype] - 1) // self.index.dtypes.packed[row.dtype]
         return size
 
     @property

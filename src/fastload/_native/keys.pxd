@@ -18,6 +18,10 @@ cdef enum Word:              # names that the file does not spell out, in the or
     OFFSETS_WORD
     STATE_WORD
     CALLABLE_WORD
+    DATA_WORD
+    MASK_WORD
+    FILL_VALUE_WORD
+    ORIGINAL_WORD
 
 cdef struct Text:            # a key's text
     const char *start

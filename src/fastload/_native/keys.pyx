@@ -17,7 +17,7 @@ from fastload._native.calls cimport Vocabulary
 from fastload._native.utf8 cimport is_utf8, put_utf8
 from fastload._native.vector cimport reserve
 
-cdef const char *WORDS[11]
+cdef const char *WORDS[15]
 WORDS[0] = b"indices"
 WORDS[1] = b"values"
 WORDS[2] = b"crow_indices"
@@ -29,6 +29,10 @@ WORDS[7] = b"strides"
 WORDS[8] = b"offsets"
 WORDS[9] = b"state"
 WORDS[10] = b"callable"
+WORDS[11] = b"data"
+WORDS[12] = b"mask"
+WORDS[13] = b"fill_value"
+WORDS[14] = b"_orig_mod"
 
 
 @cython.final

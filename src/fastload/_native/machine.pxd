@@ -7,6 +7,7 @@ from fastload._native.graph cimport Graph, Node
 from fastload._native.vector cimport reserve
 
 cdef enum:
+    MAX_NODES = 0x7FFFFFFF      # nodes are numbered with 32 bits
     MAX_BYTES = 0xFFFFFFFFFFFF  # of one text or bytes object: its length has 48 bits
 
 # The first nodes are those of values that need no more than one: a small int costs nothing.

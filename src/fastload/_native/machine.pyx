@@ -26,19 +26,31 @@ cdef int raise_opcode(Machine *machine, uint8_t op) except -1 with gil:
     raise FormatError(f"pickle: the byte {op:#04x} is no opcode", offset=tell(&machine.cursor) - 1)
 
 
-cdef int make_first_nodes(Graph graph) except -1 nogil:
-    """The nodes of NODE_NONE to the last small int."""
+cdef Node[FIRST_NODE] FIRST_NODES
+
+
+cdef int fill_first_nodes() except -1:
+    """The nodes of NODE_NONE to the last small int; number 0 stands for no node."""
     cdef uint32_t i
-    # Number 0, which stands for no node: `add_node` could not return it.
-    reserve(<void **>&graph.nodes, &graph.nodes_capacity, 512, sizeof(Node))
-    memset(graph.nodes, 0, sizeof(Node))
-    graph.nodes_count = 1
-    add_node(graph, NONE, 0, 0, 0, 0, 0)
-    add_node(graph, FALSE, 0, 0, 0, 0, 0)
-    add_node(graph, TRUE, 0, 0, 0, 0, 0)
-    add_node(graph, TUPLE, 0, 0, 0, 0, 0)
+    memset(FIRST_NODES, 0, sizeof(FIRST_NODES))
+    FIRST_NODES[NODE_NONE].kind = NONE
+    FIRST_NODES[NODE_FALSE].kind = FALSE
+    FIRST_NODES[NODE_TRUE].kind = TRUE
+    FIRST_NODES[NODE_EMPTY_TUPLE].kind = TUPLE
     for i in range(256):
-        add_node(graph, INT, i, 0, 0, 0, 0)
+        FIRST_NODES[NODE_INT_0 + i].kind = INT
+        FIRST_NODES[NODE_INT_0 + i].x = i
+    return 0
+
+
+fill_first_nodes()
+
+
+cdef int make_first_nodes(Graph graph) except -1 nogil:
+    """Begin a graph with copies of them: a file may hold thousands of small pickles."""
+    reserve(<void **>&graph.nodes, &graph.nodes_capacity, FIRST_NODE, sizeof(Node))
+    memcpy(graph.nodes, FIRST_NODES, sizeof(FIRST_NODES))
+    graph.nodes_count = FIRST_NODE
     return 0
 
 

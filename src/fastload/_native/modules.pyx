@@ -1,23 +1,30 @@
 """What a pickled module holds: its state dict, without its class.
 
-A torch.nn.Module is any object whose attributes include `_parameters`, `_buffers` and `_modules`; of a module of
-TorchScript the attributes are one flat dict, and its source says which of them are parameters and buffers.
+A torch.nn.Module is any object whose attributes include `_parameters`, `_buffers` and `_modules`, be they its state or
+what it is made of (torch.fx); of a module of TorchScript the attributes are one flat dict, and its source says which of
+them are parameters and buffers. The packed weights of quantised modules are objects of native code among the
+attributes; a state dict has them, so they are listed too.
 
 Format: `Module.state_dict` in torch/nn/modules/module.py.
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
-from fastload._native.calls cimport TENSOR, Call, Calls, text_of_node
-from fastload._native.contents cimport KIND_OWN, NODE_KEY, Contents, Item
-from fastload._native.graph cimport DICT, GLOBAL, LIST, NEWOBJ, REDUCE, SET, TUPLE, Graph, Node, Slice, Update
-from fastload._native.keys cimport Keys
+from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, Meaning, text_of_node
+from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KEY, Contents, Item
+from fastload._native.graph cimport (
+    BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
+)
+from fastload._native.keys cimport ORIGINAL_WORD, Keys
 
 cdef enum:
     KIND_PARAMETER = 1           # rows of KINDS
     KIND_BUFFER = 2
+
+cdef enum:
+    MOST_ARGUMENTS = 8           # of a call, among which the attributes of a module are looked for
 
 # The attributes that make a state dict, as bits.
 cdef enum:
@@ -34,7 +41,8 @@ cdef class ModuleContents(Contents):
     Parameters
     ----------
     scripts : function or None
-        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers).
+        Of TorchScript: of (module, name) of a class to the names of its (parameters, buffers), to () for one of native
+        code, and to None for any other.
     attributes : bool
         Whether what a module holds beside its state dict is gathered too.
     """
@@ -45,34 +53,61 @@ cdef class ModuleContents(Contents):
 
     cdef int gather_object(self, uint32_t node) except -1 nogil:
         """Push the items of an instance of whatever class."""
-        cdef uint32_t state = self.module_state(node)
+        cdef ModuleParts parts
+        cdef uint32_t state = self.module_state(node, &parts)
+        cdef Call call
         if state:
             self.is_module = True
-            return self.add_module(state)
+            return self.add_module(node, state, &parts)
+        if self.calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == OPTIMISED:
+            self.is_module = True
+            return self.add_optimised(node, &call)
         if self.scripts is not None and self.add_script(node, self.calls.state_of(node)):
             return 0
         return Contents.gather_object(self, node)
 
-    cdef uint32_t module_state(self, uint32_t node) except? 0 nogil:
-        """The attributes of a torch.nn.Module, however its class is called; 0 where *node* is none."""
+    cdef uint32_t module_state(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
+        """The attributes of a torch.nn.Module, however its class is called, and its parts; 0 where *node* is none."""
         cdef uint32_t state = self.calls.state_of(node), first
-        cdef ModuleParts parts
-        if not state:
-            return 0
-        if self.graph.nodes[state].kind == TUPLE and self.graph.nodes[state].tail == 2:  # with slots
+        if state and self.graph.nodes[state].kind == TUPLE and self.graph.nodes[state].tail == 2:  # with slots
             first = self.graph.children[self.graph.nodes[state].x]
             state = first
-        if self.graph.nodes[state].kind != DICT:
+        if state and self.graph.nodes[state].kind == DICT:
+            self.find_parts(state, parts)
+            if parts.found & 7 == 7:
+                return state
+        return self.module_argument(node, parts)
+
+    cdef uint32_t module_argument(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
+        """The attributes of a module among the arguments of a function that makes it; 0 where there are none.
+
+        So `torch.fx` has its modules pickled, and packages have, whose objects are persistent ids.
+        """
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef uint32_t arguments = found.y, at
+        cdef size_t i
+        cdef Call call
+        if found.kind == PERSID:
+            if self.graph.nodes[found.x].kind != TUPLE or not self.graph.nodes[found.x].tail:
+                return 0
+            arguments = self.graph.children[self.graph.nodes[found.x].x + self.graph.nodes[found.x].tail - 1]
+        elif not self.calls.open_call(node, &call) or call.meaning != NULL:
             return 0
-        self.find_parts(state, &parts)
-        return state if parts.found & 7 == 7 else 0
+        if self.graph.nodes[arguments].kind != TUPLE:
+            return 0
+        for i in range(min(self.graph.nodes[arguments].tail, <uint32_t>MOST_ARGUMENTS)):
+            at = self.graph.children[self.graph.nodes[arguments].x + i]
+            if self.graph.nodes[at].kind == DICT and not self.graph.nodes[at].flags & BARREN:
+                self.find_parts(at, parts)
+                if parts.found & 7 == 7:
+                    return at
+        return 0
 
     cdef int find_parts(self, uint32_t state, ModuleParts *parts) except -1 nogil:
         """Which of the attributes that make a state dict an object has; of one that stands twice the last."""
         cdef uint32_t at = self.graph.nodes[state].tail, key
         cdef size_t i
         cdef Update update
-        cdef Slice text
         memset(parts, 0, sizeof(ModuleParts))
         while at:
             at = self.graph.updates[at].next
@@ -80,7 +115,9 @@ cdef class ModuleContents(Contents):
             self.spend(update.count)
             for i in range(0, update.count, 2):
                 key = self.part_of(self.calls.text(self.graph.children[update.first + i]))
-                if key:
+                if not key:
+                    parts.has_native |= self.is_native(self.graph.children[update.first + i + 1])
+                else:
                     parts.found |= key
                     parts.nodes[0 if key == PARAMETERS else 1 if key == BUFFERS else 2 if key == MODULES else 3] = (
                         self.graph.children[update.first + i + 1]
@@ -110,11 +147,17 @@ cdef class ModuleContents(Contents):
             return self.add_call(node, &call)
         return 0
 
-    cdef int add_module(self, uint32_t state) except -1 nogil:
+    cdef bint is_native(self, uint32_t node) noexcept nogil:
+        """Whether a value is an object of native code."""
+        cdef const Meaning *meaning
+        if self.graph.nodes[node].kind != NEWOBJ and self.graph.nodes[node].kind != REDUCE:
+            return False
+        meaning = self.calls.meaning(self.graph.nodes[node].x)
+        return meaning != NULL and meaning.role == NATIVE
+
+    cdef int add_module(self, uint32_t node, uint32_t state, const ModuleParts *parts) except -1 nogil:
         """The state dict of a module, as its `state_dict()` has it: parameters, persistent buffers, modules."""
-        cdef ModuleParts parts
         cdef size_t start = self.count, i, kept, buffers
-        self.find_parts(state, &parts)
         self.add_mapping(parts.nodes[0])
         self.mark_items(start, KIND_PARAMETER, False)
         buffers = self.count
@@ -127,24 +170,62 @@ cdef class ModuleContents(Contents):
                     self.items[kept] = self.items[i]
                     kept += 1
             self.count = kept
+        if parts.has_native and not self.attributes:
+            self.add_native_attributes(state)
         i = self.count
         self.add_mapping(parts.nodes[2])
         self.mark_items(i, KIND_OWN, True)
         if self.attributes:
-            self.add_other_attributes(state)
+            self.add_other_attributes(node, state)
         return 0
 
-    cdef int add_other_attributes(self, uint32_t state) except -1 nogil:
-        """What a module holds beside its state dict."""
+    cdef int add_native_attributes(self, uint32_t state) except -1 nogil:
+        """The attributes of a module that are objects of native code."""
         cdef size_t start = self.count, i, kept = start
         self.add_set(state)
-        kept = start
         for i in range(start, self.count):
-            if not self.part_of(self.calls.text(self.items[i].key)) or self.items[i].sort != NODE_KEY:
+            if self.is_native(self.items[i].value):
                 self.items[kept] = self.items[i]
                 kept += 1
         self.count = kept
         return 0
+
+    cdef int add_other_attributes(self, uint32_t node, uint32_t state) except -1 nogil:
+        """What a module holds beside its state dict, and what else it was made of."""
+        cdef size_t start = self.count, i, kept = start
+        cdef ModuleParts parts
+        cdef Item *item
+        Contents.gather_object(self, node)
+        if self.calls.state_of(node) != state:
+            for i in range(start, self.count):       # its attributes were among its arguments, or in a pair with slots
+                if self.items[i].value != state:
+                    self.items[kept] = self.items[i]
+                    kept += 1
+            self.count = kept
+            if self.module_argument(node, &parts) == state:
+                self.add_set(state)
+        kept = start
+        for i in range(start, self.count):
+            item = &self.items[i]
+            if item.sort != NODE_KEY or not self.part_of(self.calls.text(item.key)):
+                self.items[kept] = item[0]
+                kept += 1
+        self.count = kept
+        return 0
+
+    cdef int add_optimised(self, uint32_t node, const Call *call) except -1 nogil:
+        """The module that `torch.compile` wrapped, by the name that it has in the wrapper."""
+        cdef const Node *arguments = &self.graph.nodes[call.arguments]
+        cdef size_t i, start = self.count
+        for i in range(arguments.tail if self.attributes else min(arguments.tail, 1)):
+            self.add_item(<uint32_t>i, self.graph.children[arguments.x + i], POSITION_KEY)
+            if i == 0:
+                self.items[start].sort = WORD_KEY
+                self.items[start].key = ORIGINAL_WORD
+                self.items[start].is_submodule = True
+        if self.attributes:
+            self.add_states(node)
+        return self.drop_plain(start)
 
     cdef bint contains_text(self, uint32_t node, uint32_t key) except -1 nogil:
         """Whether a set of names, or a call that makes one of a list, has the text of a key."""
@@ -187,7 +268,7 @@ cdef class ModuleContents(Contents):
         cdef list others = []
         cdef size_t i, kept = start
         known = self.scripts(text_of_node(self.graph, called.x), text_of_node(self.graph, called.y))
-        if known is None:
+        if not known:
             return 0
         parameters, buffers = known
         self.is_module = True
@@ -195,10 +276,10 @@ cdef class ModuleContents(Contents):
         for i in range(start, self.count):
             item = &self.items[i]
             name = text_of_node(self.graph, item.key)
-            is_tensor = self.calls.base(item.value, &call) and call.meaning.role == TENSOR
+            is_tensor = self.calls.base(item.value, &call) and call.meaning.role in (TENSOR, META, SPARSE, NESTED)
             if name in parameters or name in buffers:
                 item.kind = KIND_PARAMETER if name in parameters else KIND_BUFFER
-            elif self.is_script_module(item.value):
+            elif self.script_of(item.value) is not None:  # a module, or an object of native code
                 item.is_submodule = True
             elif not self.attributes:
                 continue
@@ -213,10 +294,10 @@ cdef class ModuleContents(Contents):
             self.items[self.count - 1].is_submodule = is_submodule
         return 1
 
-    cdef bint is_script_module(self, uint32_t node) except -1:
-        """Whether a value is an object of a class whose source is in the file."""
+    cdef object script_of(self, uint32_t node):
+        """What is known of the class of a value; None where it is neither a module nor an object of native code."""
         cdef const Node *found = &self.graph.nodes[node]
-        cdef const Node *called = &self.graph.nodes[found.x]
-        if (found.kind != NEWOBJ and found.kind != REDUCE) or called.kind != GLOBAL:
-            return False
-        return self.scripts(text_of_node(self.graph, called.x), text_of_node(self.graph, called.y)) is not None
+        if not is_object(found) or found.kind == PERSID or self.graph.nodes[found.x].kind != GLOBAL:
+            return None
+        found = &self.graph.nodes[found.x]
+        return self.scripts(text_of_node(self.graph, found.x), text_of_node(self.graph, found.y))

@@ -1,7 +1,7 @@
 """What other walkers need of the objects: plain values, and the text of an unusual dict key."""
 
 cimport cython
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastload._native.graph cimport Graph
 from fastload._native.calls cimport Vocabulary
@@ -22,4 +22,5 @@ cdef class Record:
 
 cdef object key_value(Graph graph, Vocabulary vocabulary, uint32_t node)
 cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node)
+cdef object build_within(Graph graph, uint32_t root, Vocabulary vocabulary, uint64_t *left)
 cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=*)

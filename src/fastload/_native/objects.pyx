@@ -7,7 +7,7 @@ nothing.
 
 cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastload._native.graph cimport (
@@ -113,15 +113,19 @@ cdef class Builder:
     cdef dict makers         # (module, name): how it is used, and a function
     cdef dict leaves         # node: object that stands for it
     cdef object mapping      # the maker that marks a dict-like class
+    cdef dict uses           # global: its row of the table
     cdef dict ways           # call: what makes its object
     cdef uint64_t copied, most_copied
+    cdef uint64_t parts_made, most_parts  # objects, and sixteenths of the bytes of texts
     cdef bint is_key         # what the records hold does not matter
 
     def __cinit__(self, Graph graph, Vocabulary vocabulary, dict leaves, bint is_key):
         self.graph = graph
+        self.uses = {}
         self.ways = {}
         self.most_copied = COPIES + COPIES_PER_BYTE * graph.end
         self.is_key = is_key
+        self.most_parts = UINT64_MAX
         self.made = {}
         self.finished = set()
         self.makers = vocabulary.makers
@@ -225,7 +229,10 @@ cdef class Builder:
         cdef Node *node = &self.graph.nodes[number]
         if node.kind != GLOBAL:
             return "", None
-        return self.makers.get((self.text(node.x), self.text(node.y)), ("", None))
+        found = self.uses.get(number)            # one global is called thousands of times
+        if found is None:
+            found = self.uses[number] = self.makers.get((self.text(node.x), self.text(node.y)), ("", None))
+        return found
 
     cdef uint32_t class_of(self, const Node *node) except? 0:
         """What a call is a call of: the class itself, where it goes by way of a function that makes objects of it."""
@@ -485,6 +492,9 @@ cdef class Builder:
             if len(self.made) > MAX_OBJECTS:
                 raise LimitError(f"the file holds more than {MAX_OBJECTS:,} Python objects beside its tensors")
             node = &self.graph.nodes[number]
+            self.parts_made += 1 + (node.tail // 16 if LONG <= node.kind <= BYTEARRAY else 0)
+            if self.parts_made > self.most_parts:
+                raise LimitError("the dtypes of the arrays are made of the same parts over and over")
             if number in self.leaves:
                 self.made[number] = self.leaves[number]
             elif node.kind <= BYTEARRAY:
@@ -497,8 +507,10 @@ cdef class Builder:
                     self.made[number] = made
                 if node.kind == GLOBAL or (self.is_key and isinstance(made, Record)):
                     continue
+                added = self.added(node)
+                self.parts_made += len(added)    # as often as they are referred to: one node may be all of a list
                 stack.append(~number)
-                stack.extend(reversed(self.added(node)))
+                stack.extend(reversed(added))
                 if made is None and not is_sequence(node) and self.maker_of(<uint32_t>number)[0] == "call":
                     stack.append(number + MAKE)
                 stack.extend(reversed(self.parts(node)))
@@ -536,9 +548,23 @@ cdef str key_text(Graph graph, Vocabulary vocabulary, uint32_t node):
         raise LimitError("the key of a dict is a number of more than 4300 digits")
 
 
-cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=False):
+cdef object build_within(Graph graph, uint32_t root, Vocabulary vocabulary, uint64_t *left):
+    """The same, of no more than *left* parts, which become fewer."""
+    cdef Builder builder = Builder(graph, vocabulary, {}, False)
+    builder.most_parts = left[0]
     try:
-        return Builder(graph, vocabulary, leaves, is_key).build(root)
+        return built(builder, root)
+    finally:                                     # what was refused has cost as much
+        left[0] -= min(left[0], builder.parts_made)
+
+
+cdef object build_objects(Graph graph, uint32_t root, Vocabulary vocabulary, dict leaves, bint is_key=False):
+    return built(Builder(graph, vocabulary, leaves, is_key), root)
+
+
+cdef object built(Builder builder, uint32_t root):
+    try:
+        return builder.build(root)
     except UnicodeDecodeError:
         raise FormatError("the file changed while it was open: a text in its pickle is no UTF-8 any more")
     except TypeError as error:

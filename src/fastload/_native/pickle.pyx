@@ -22,88 +22,28 @@ from fastload._native.graph cimport (
     is_object, is_sequence, is_unwieldy,
 )
 from fastload._native.machine cimport (
-    NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, grow_memo, make_first_nodes, need, pop,
-    push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
+    MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, grow_memo,
+    make_first_nodes, need, pop, push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
 )
+from fastload._native.opcodes cimport (
+    OP_MARK, OP_STOP, OP_POP, OP_POP_MARK, OP_DUP, OP_FLOAT, OP_INT, OP_BININT, OP_BININT1, OP_LONG, OP_BININT2,
+    OP_NONE, OP_PERSID, OP_BINPERSID, OP_REDUCE, OP_STRING, OP_BINSTRING, OP_SHORT_BINSTRING, OP_UNICODE,
+    OP_BINUNICODE, OP_APPEND, OP_BUILD, OP_GLOBAL, OP_DICT, OP_EMPTY_DICT, OP_APPENDS, OP_GET, OP_BINGET, OP_INST,
+    OP_LONG_BINGET, OP_LIST, OP_EMPTY_LIST, OP_OBJ, OP_PUT, OP_BINPUT, OP_LONG_BINPUT, OP_SETITEM, OP_TUPLE,
+    OP_EMPTY_TUPLE, OP_SETITEMS, OP_BINFLOAT, OP_BINBYTES, OP_SHORT_BINBYTES, OP_PROTO, OP_NEWOBJ, OP_EXT1, OP_EXT2,
+    OP_EXT4, OP_TUPLE1, OP_TUPLE2, OP_TUPLE3, OP_NEWTRUE, OP_NEWFALSE, OP_LONG1, OP_LONG4, OP_SHORT_BINUNICODE,
+    OP_BINUNICODE8, OP_BINBYTES8, OP_EMPTY_SET, OP_ADDITEMS, OP_FROZENSET, OP_NEWOBJ_EX, OP_STACK_GLOBAL, OP_MEMOIZE,
+    OP_FRAME, OP_BYTEARRAY8, OP_NEXT_BUFFER, OP_READONLY_BUFFER,
+)
+from fastload._native.registers cimport run_common
 from fastload._native.textargs cimport (
     push_float_line, push_int_line, push_name_line, push_string_line, push_text_line, read_decimal,
 )
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
 
-cdef enum Op:
-    OP_MARK = 0x28  # (
-    OP_STOP = 0x2E  # .
-    OP_POP = 0x30  # 0
-    OP_POP_MARK = 0x31  # 1
-    OP_DUP = 0x32  # 2
-    OP_FLOAT = 0x46  # F
-    OP_INT = 0x49  # I
-    OP_BININT = 0x4A  # J
-    OP_BININT1 = 0x4B  # K
-    OP_LONG = 0x4C  # L
-    OP_BININT2 = 0x4D  # M
-    OP_NONE = 0x4E  # N
-    OP_PERSID = 0x50  # P
-    OP_BINPERSID = 0x51  # Q
-    OP_REDUCE = 0x52  # R
-    OP_STRING = 0x53  # S
-    OP_BINSTRING = 0x54  # T
-    OP_SHORT_BINSTRING = 0x55  # U
-    OP_UNICODE = 0x56  # V
-    OP_BINUNICODE = 0x58  # X
-    OP_APPEND = 0x61  # a
-    OP_BUILD = 0x62  # b
-    OP_GLOBAL = 0x63  # c
-    OP_DICT = 0x64  # d
-    OP_EMPTY_DICT = 0x7D  # }
-    OP_APPENDS = 0x65  # e
-    OP_GET = 0x67  # g
-    OP_BINGET = 0x68  # h
-    OP_INST = 0x69  # i
-    OP_LONG_BINGET = 0x6A  # j
-    OP_LIST = 0x6C  # l
-    OP_EMPTY_LIST = 0x5D  # ]
-    OP_OBJ = 0x6F  # o
-    OP_PUT = 0x70  # p
-    OP_BINPUT = 0x71  # q
-    OP_LONG_BINPUT = 0x72  # r
-    OP_SETITEM = 0x73  # s
-    OP_TUPLE = 0x74  # t
-    OP_EMPTY_TUPLE = 0x29  # )
-    OP_SETITEMS = 0x75  # u
-    OP_BINFLOAT = 0x47  # G
-    OP_BINBYTES = 0x42  # B
-    OP_SHORT_BINBYTES = 0x43  # C
-    OP_PROTO = 0x80
-    OP_NEWOBJ = 0x81
-    OP_EXT1 = 0x82
-    OP_EXT2 = 0x83
-    OP_EXT4 = 0x84
-    OP_TUPLE1 = 0x85
-    OP_TUPLE2 = 0x86
-    OP_TUPLE3 = 0x87
-    OP_NEWTRUE = 0x88
-    OP_NEWFALSE = 0x89
-    OP_LONG1 = 0x8A
-    OP_LONG4 = 0x8B
-    OP_SHORT_BINUNICODE = 0x8C
-    OP_BINUNICODE8 = 0x8D
-    OP_BINBYTES8 = 0x8E
-    OP_EMPTY_SET = 0x8F
-    OP_ADDITEMS = 0x90
-    OP_FROZENSET = 0x91
-    OP_NEWOBJ_EX = 0x92
-    OP_STACK_GLOBAL = 0x93
-    OP_MEMOIZE = 0x94
-    OP_FRAME = 0x95
-    OP_BYTEARRAY8 = 0x96
-    OP_NEXT_BUFFER = 0x97
-    OP_READONLY_BUFFER = 0x98
-
 cdef enum:
     HIGHEST_PROTOCOL = 5
-    MAX_NODES = 0x7FFFFFFF   # nodes are numbered with 32 bits
     MAX_GUESSED_BYTES = 67_108_864  # of a stream, for which room is made ahead: a longer one is mostly data
 
 
@@ -317,6 +257,7 @@ cdef int run(Machine *machine, Graph graph) except -1 nogil:
     cdef uint64_t u64 = 0
     cdef size_t first = 0
     while True:
+        run_common(machine, graph)
         read_u8(cursor, &op)
         if op == OP_BINPUT:
             read_u8(cursor, &u8)

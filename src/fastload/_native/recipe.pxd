@@ -1,7 +1,7 @@
 """The recipe of a tensor: its call in a pickle → a Row."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastload._native.calls cimport Call, Calls, Identity
 from fastload._native.graph cimport Slice
@@ -12,10 +12,11 @@ from fastload._native.index cimport Row
 cdef class Recipe(Calls):
     cdef int storage(self, uint32_t node, Row *row, uint64_t *base, uint64_t *declared) except -1 nogil
     cdef int blob_of(self, uint32_t node, Row *row, uint64_t *declared) except -1 with gil
-    cdef int view_metadata(self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size) except -1 nogil
     cdef int64_t find_record(self, Slice key) except -2 nogil
     cdef int metadata(self, uint32_t node, Row *row) except -1 nogil
+    cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil
+    cdef int read_part(self, uint32_t node, uint8_t part, Row *row) except -1 nogil
     cdef int read_old_tensor(self, const Call *call, Row *row) except -1 nogil
     cdef int read_keyed_tensor(self, uint32_t node, Row *row) except -1 with gil
     cdef int read_storage(self, uint32_t node, Row *row) except -1 nogil

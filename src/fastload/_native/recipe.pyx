@@ -7,7 +7,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastload._native.arrays cimport read_array
+from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
@@ -15,7 +15,7 @@ from fastload._native.calls cimport (
 )
 from fastload._native.geometry cimport EMPTY_ROW, add_geometry, raise_too_large
 from fastload._native.graph cimport (
-    DICT, FALSE, GLOBAL, INT, NONE, PERSID, TUPLE, Graph, Node, Slice, Update, int_of,
+    DICT, FALSE, GLOBAL, INT, NONE, PERSID, TRUE, TUPLE, Graph, Node, Slice, Update, int_of,
 )
 from fastload._native.index cimport CONJUGATED, NEGATED, PACKED, Index, Row, multiply_overflows
 from fastload._native.names cimport Names, append_name, find_name, index_names
@@ -26,9 +26,12 @@ from fastload._native.zip cimport check_record
 from fastload.errors import FormatError, TruncatedError
 
 cdef enum:
-    KIND_STORAGE = 3         # rows of KINDS
+    KIND_PARAMETER = 1       # rows of KINDS
+    KIND_BUFFER = 2
+    KIND_STORAGE = 3
     KIND_META = 4
     KIND_QUANTISED = 6
+    MOST_MARKS = 64          # keys and values among a tensor's attributes that are looked at: many may share them
 
 FLOAT_PARAMETERS = "_float_qparams"  # how torch ends the name of the scheme whose zero points are floats
 
@@ -54,7 +57,7 @@ cdef class Recipe(Calls):
     # Storages.
 
     cdef int storage(self, uint32_t node, Row *row, uint64_t *base, uint64_t *declared) except -1 nogil:
-        """Find the storage of a tensor: its number and dtype into *row*, where it begins and ends, in bytes, besides."""
+        """Find the storage of a tensor: number and dtype into *row*, and besides where it begins and ends, in bytes."""
         cdef Node *persistent = &self.graph.nodes[node]
         cdef Identity identity
         cdef Call call
@@ -87,23 +90,6 @@ cdef class Recipe(Calls):
     cdef int blob_of(self, uint32_t node, Row *row, uint64_t *declared) except -1 with gil:
         """The storage that the call *node* of a LOADER makes, once it is loaded."""
         row.storage, row.dtype, declared[0] = self.blobs[node]
-        return 0
-
-    cdef int view_metadata(
-        self, const Identity *identity, uint64_t item, uint64_t *base, uint64_t *size
-    ) except -1 nogil:
-        """A part of a storage that is one by itself, as torch before 0.4 wrote it: (key, offset, size) in elements."""
-        cdef const Node *found = &self.graph.nodes[identity.view]
-        cdef const uint32_t *parts = self.graph.children + found.x
-        cdef uint64_t offset = 0, count = 0
-        if found.kind != TUPLE or found.tail != 3:
-            return raise_recipe("what should say which part of a storage it is does not")
-        unsigned(&self.graph.nodes[parts[1]], &offset, "the part of its storage begins at no count")
-        unsigned(&self.graph.nodes[parts[2]], &count, "the size of the part of its storage is no count")
-        if offset > identity.count or count > identity.count - offset:
-            return raise_recipe("the part of a storage that it is reaches beyond the whole")
-        base[0] = offset * item                  # of a count whose bytes were found to fit
-        size[0] = count * item
         return 0
 
     cdef int64_t find_record(self, Slice key) except -2 nogil:
@@ -163,6 +149,30 @@ cdef class Recipe(Calls):
                 break
         return 0
 
+    cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil:
+        """What the first attributes of a tensor say that it is: a parameter or buffer that is of no such class."""
+        cdef const Node *found = &self.graph.nodes[state]
+        cdef Update update
+        cdef Slice key
+        cdef uint32_t at, left = MOST_MARKS
+        cdef size_t i
+        at = found.tail if found.kind == DICT else 0
+        while at and left:
+            at = self.graph.updates[at].next
+            update = self.graph.updates[at]
+            for i in range(0, min(update.count, left), 2):
+                if self.graph.nodes[self.graph.children[update.first + i + 1]].kind != TRUE:
+                    continue
+                key = self.text(self.graph.children[update.first + i])
+                if key.length == 9 and memcmp(key.start, b"_is_param", 9) == 0:
+                    return KIND_PARAMETER
+                if key.length == 10 and memcmp(key.start, b"_is_buffer", 10) == 0:
+                    return KIND_BUFFER
+            left -= min(update.count, left)
+            if at == found.tail:
+                break
+        return 0
+
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil:
         """The row of the tensor that the call *node* makes, wrappers included; its dims go into the Index."""
         cdef Call call
@@ -177,8 +187,10 @@ cdef class Recipe(Calls):
         if not self.base(node, &call):
             return raise_recipe("what should be a tensor is none")
         row.kind = call.kind
+        if call.state and not row.kind:
+            row.kind = self.marked_kind(call.state)
         if call.meaning.role == ARRAY or call.meaning.role == FROM_BUFFER:
-            return read_array(self, &call, row)
+            return read_array(self, &call, WHOLE, row)
         if call.meaning.role == OLD_TENSOR:
             return self.read_old_tensor(&call, row)
         self.arguments(&call, &args)
@@ -212,6 +224,13 @@ cdef class Recipe(Calls):
             note_quantization(self, quantizer)
         return 0
 
+    cdef int read_part(self, uint32_t node, uint8_t part, Row *row) except -1 nogil:
+        """The row of a part of a masked array."""
+        cdef Call call
+        memcpy(row, &EMPTY_ROW, sizeof(Row))
+        self.base(node, &call)
+        return read_array(self, &call, part, row)
+
     cdef int read_old_tensor(self, const Call *call, Row *row) except -1 nogil:
         """A tensor of torch 0.1: an empty one that was given (storage, offset, size, stride) as its state."""
         cdef uint32_t state = self.state_of(call.node)
@@ -234,11 +253,15 @@ cdef class Recipe(Calls):
         cdef const Node *id = &self.graph.nodes[self.graph.nodes[node].x]
         cdef Slice text = self.text(self.graph.nodes[node].x)
         cdef size_t ndim, i
+        if id.kind != INT and text.start == NULL:
+            raise FormatError("its key is none")
         key = int_of(id) if id.kind == INT else text.start[:text.length].decode("ascii", "replace")
         described = self.tensors.get(str(key))
         if described is None:
             raise FormatError(f"its key {str(key)!r} is that of no tensor")
-        row.dtype, row.storage, start, sizes, strides = described
+        row.dtype, row.storage, start, sizes, strides, is_storage = described
+        if is_storage:
+            row.kind = KIND_STORAGE
         ndim = len(sizes)
         reserve(<void **>&self.sizes, &self.sizes_capacity, 2 * ndim + 1, sizeof(uint64_t))
         for i in range(ndim):
@@ -293,8 +316,10 @@ cdef object numbers_of(Recipe recipe, uint32_t node):
     cdef Index index
     if not recipe.base(node, &call):
         return build_objects(recipe.graph, node, recipe.vocabulary, {})
-    # An Index of its own, over the same records: that of the file is made, and does not change any more.
-    index = Index(recipe.index.source, recipe.index.dtypes, recipe.records, recipe.index.swapped)
+    # An Index of its own over the same records: that of the file is made, and changes no more. A Source of its
+    # own too, since a Source keeps storages by number, and the numbers of those that are no records begin anew.
+    source = recipe.index.source
+    index = Index(source.part(0, source.size), recipe.index.dtypes, recipe.records, recipe.index.swapped)
     own = Recipe(
         recipe.graph, recipe.vocabulary, index, recipe.records, recipe.record[:recipe.prefix_length], recipe.suffix
     )
@@ -302,7 +327,7 @@ cdef object numbers_of(Recipe recipe, uint32_t node):
     append_name(&index.names, b"numbers", 7)
     index.add_row(&row)
     index_names(&index.names)
-    return recipe.index.source.array(index, 0)
+    return index.source.array(index, 0)
 
 
 cdef int note_quantization(Recipe recipe, uint32_t node) except -1 with gil:

@@ -11,17 +11,16 @@ Format: `torch/serialization.py`, `_legacy_save` and `_legacy_load` of torch 2.1
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from fastload._native.cursor cimport Cursor, point_at, read_u64
 from fastload._native.graph cimport (
-    DICT, INT, ITEMS, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
+    DICT, INT, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
 )
 from fastload._native.index cimport DtypeTable, Extent, Index, Records, multiply_overflows
-from fastload._native.names cimport add_name, find_name
+from fastload._native.names cimport add_name, find_name, reserve_names
 from fastload._native.pickle cimport parse_at
 from fastload._native.calls cimport Identity, Calls, Vocabulary
 from fastload._native.vector cimport reserve, zeroed
@@ -42,13 +41,14 @@ cdef class Stream:
 
 cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin, bint is_in_source, object held):
     cdef Stream stream = Stream.__new__(Stream)
-    cdef uint64_t at = 0
+    cdef uint64_t at = 0, guess
     cdef Graph graph
     cdef Slice magic
     cdef int section
     cdef Node *root
     for section in range(5):
-        graph = parse_at(start + at, length - at, origin + at, is_in_source, SMALL_BYTES if section != 3 else length - at)
+        guess = SMALL_BYTES if section != 3 else length - at
+        graph = parse_at(start + at, length - at, origin + at, is_in_source, guess)
         root = &graph.nodes[graph.root]
         if section == 0:
             magic = bytes_of(graph, root)
@@ -77,12 +77,15 @@ cdef int add_storages(Calls calls, Records records) except -1:
     """Name every storage that the pickle names, in that order, with its size in bytes and its number of elements."""
     cdef Graph graph = calls.graph
     cdef Identity identity
-    cdef size_t counts_capacity = 0
+    cdef size_t counts_capacity = 0, named = 0
     cdef uint64_t size = 0
     cdef int64_t number
     cdef uint32_t node
     cdef const Node *id
     cdef Slice sort
+    for node in range(1, <uint32_t>graph.nodes_count):
+        named += graph.nodes[node].kind == PERSID
+    reserve_names(&records.names, named)         # else the table is made anew each time that it is full
     for node in range(1, <uint32_t>graph.nodes_count):
         if graph.nodes[node].kind != PERSID:
             continue
@@ -148,7 +151,10 @@ cdef int place_storages(Calls calls, Records records, Stream stream, uint64_t or
     return 0
 
 
-def read_stream(data, uint64_t origin, uint64_t limit, bint is_in_source, Vocabulary vocabulary not None, DtypeTable dtypes not None):
+def read_stream(
+    data, uint64_t origin, uint64_t limit, bint is_in_source, Vocabulary vocabulary not None,
+    DtypeTable dtypes not None,
+):
     """The saved object and the storages of the stream at the start of *data*: a Graph and Records.
 
     Parameters
@@ -193,7 +199,7 @@ cdef int read_blob(Vocabulary vocabulary, DtypeTable dtypes, Slice data, Blob *b
     cdef Calls calls = Calls(stream.saved, vocabulary, Index(None, dtypes), None)
     cdef Records records = Records()
     cdef Cursor cursor
-    cdef uint64_t count = 0
+    cdef uint64_t count = 0, base = 0
     cdef Identity identity
     vocabulary.resolve(stream.saved)
     if stream.saved.nodes[stream.saved.root].kind != PERSID:
@@ -209,5 +215,8 @@ cdef int read_blob(Vocabulary vocabulary, DtypeTable dtypes, Slice data, Blob *b
         raise FormatError(f"a storage of {records.counts[0]:,} elements is preceded by the number {count:,}")
     blob.position = records.extents[0].position
     blob.size = records.extents[0].size
+    if identity.view:
+        calls.view_metadata(&identity, dtypes.bits[identity.meaning.dtype] // 8, &base, &blob.size)
+        blob.position += base
     blob.dtype = identity.meaning.dtype
     return 0

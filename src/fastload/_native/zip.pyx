@@ -367,7 +367,10 @@ cdef int locate_counted(
 
 cdef inline void find_header(Records records, uint32_t number, uint64_t *position, size_t *size) noexcept nogil:
     """Where what `locate` must be given stands, and how long it is."""
-    if records.counts != NULL:
+    if not records.are_headed:
+        position[0] = records.extents[number].position
+        size[0] = 0
+    elif records.counts != NULL:
         position[0] = records.extents[number].position - COUNT_BYTES
         size[0] = COUNT_BYTES
     else:
@@ -381,13 +384,17 @@ cdef int locate(
     """Where the bytes of a record begin in the file, from its local *header*, once it agrees with the directory."""
     cdef Cursor cursor
     cdef uint64_t origin = records.extents[number].position
-    cdef const Member *member = &records.members[number]
+    cdef const Member *member
     cdef Span span = records.names.spans[number]
     cdef uint16_t flags = 0, method = 0, name_length = 0, extra_length = 0
     cdef uint32_t signature = 0, crc = 0, stored = 0, size = 0
     cdef const uint8_t *name
+    if not records.are_headed:                   # a bare run, whose place was checked when it was found
+        position[0] = origin
+        return 0
     if records.counts != NULL:
         return locate_counted(records, number, header, available, position)
+    member = &records.members[number]
     point_at(&cursor, header, available, origin)
     read_u32(&cursor, &signature)
     if signature != LOCAL_SIGNATURE:
@@ -462,8 +469,15 @@ def local_header(Records records not None, uint32_t number):
         raise IndexError(number)
     cdef uint64_t position = 0
     cdef size_t size = 0
+    if not records.are_headed:
+        return records.extents[number].position, 0
     find_header(records, number, &position, &size)
     return position, size
+
+
+cdef inline void keep_place(Records records, uint32_t number, uint64_t place) noexcept nogil:
+    if records.are_headed:                       # bare runs have no other place than their own
+        records.places[number] = place
 
 
 def locate_record(Records records not None, uint32_t number, header):
@@ -472,12 +486,14 @@ def locate_record(Records records not None, uint32_t number, header):
     cdef uint64_t place = 0
     if number >= records.names.count:
         raise IndexError(number)
+    if not records.are_headed:
+        return records.extents[number].position
     PyObject_GetBuffer(header, &held, PyBUF_SIMPLE)
     try:
         locate(records, number, <const uint8_t *>held.buf, held.len, &place)
     finally:
         PyBuffer_Release(&held)
-    records.places[number] = place
+    keep_place(records, number, place)
     return place
 
 
@@ -489,6 +505,8 @@ def locate_in_file(Records records not None, uint32_t number, int descriptor, ui
     cdef int64_t count
     if number >= records.names.count:
         raise IndexError(number)
+    if not records.are_headed:
+        return records.extents[number].position
     find_header(records, number, &position, &size)
     reserve(<void **>&header, &room, size, 1)
     try:
@@ -499,5 +517,5 @@ def locate_in_file(Records records not None, uint32_t number, int descriptor, ui
             locate(records, number, header, <uint64_t>count, &place)
     finally:
         free(header)
-    records.places[number] = place
+    keep_place(records, number, place)
     return place

@@ -201,6 +201,11 @@ def _place(name: str, info: Any) -> Place:
     return Place(file, offset, _count(fields.get("length"), f"the length of {name!r}"), tuple(transforms))
 
 
+def _shown(value: object) -> str:
+    """*value* for a message: what a list or the like holds may refer to itself again and again, and is left out."""
+    return str(value)[:100] if isinstance(value, (str, Record)) else type(value).__name__
+
+
 def _dtype(name: str, properties: Any) -> int:
     """The row of the dtype table, out of TensorProperties."""
     # Its state is a tuple: dtype, layout, requires_grad, memory format, pin_memory.
@@ -213,11 +218,11 @@ def _dtype(name: str, properties: Any) -> int:
         raise FormatError(f"tensor {name!r} has no TensorProperties that say its dtype")
     dtype, layout = properties.state[:2]
     if not isinstance(dtype, Record) or dtype.module != "torch" or dtype.args is not None:
-        raise FormatError(f"tensor {name!r} has a dtype that is none: {dtype!s:.100}")
+        raise FormatError(f"tensor {name!r} has a dtype that is none: {_shown(dtype)}")
     if dtype.name not in dtypes.TORCH_DTYPES:
         raise UnsupportedError(f"tensor {name!r} is of torch.{dtype.name}, a dtype that fastload does not know")
     if layout != "torch.strided":
-        raise UnsupportedError(f"tensor {name!r} is of the layout {layout!s:.100}, and not of torch.strided")
+        raise UnsupportedError(f"tensor {name!r} is of the layout {_shown(layout)}, and not of torch.strided")
     return dtypes.TORCH_DTYPES[dtype.name]
 
 

@@ -14,7 +14,6 @@ from fastload.source import Source
 
 __all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_shard_index"]
 
-HEAD_BYTES = 512  # enough for every mark below; tar's lies at 257
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
 MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is told from other JSON
 
@@ -77,7 +76,7 @@ LATER = ((0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),)
 
 def detect_container(source: Source) -> Container | None:
     """What *source* is wrapped in, if anything."""
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     for container in CONTAINERS:
         if container.probe(source, head):
             return container
@@ -86,7 +85,7 @@ def detect_container(source: Source) -> Container | None:
 
 def is_shard_index(source: Source) -> bool:
     """Whether *source* is the index of a sharded checkpoint: JSON with a `weight_map`, and of no format of ours."""
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     return _names_shards(source, head) and not any(format.probe(source, head) for format in FORMATS)
 
 
@@ -105,7 +104,7 @@ def detect(source: Source) -> Format:
     UnsupportedError
         One that it knows and cannot read.
     """
-    head = bytes(source.fetch(0, min(HEAD_BYTES, source.size)))
+    head = source.head()
     for format in FORMATS:
         if format.probe(source, head):
             return format

@@ -26,7 +26,7 @@ MAX_MEMBERS = 100_000  # a NeMo file has ten, and one that holds a zarr folder s
 MAX_EXTENSION_BYTES = 1 << 20  # of a long name or a pax header; paths have 4,096 at most
 MAX_SHOWN_NAME = 200  # characters
 
-NUMBER = rb"[ \0]*([0-7]*)[ \0]*"
+NUMBER = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 PAX_LENGTH = rb"\d{1,10} "
 REGULAR = (b"0", b"\0", b"7")
 WITHOUT_DATA = {b"1": "link", b"2": "link", b"3": "other", b"4": "other", b"5": "folder", b"6": "other"}
@@ -56,7 +56,7 @@ class Member(NamedTuple):
 
 def is_tar(head: bytes) -> bool:
     """Whether a file that begins with *head* begins with a tar header: one whose checksum is right."""
-    return len(head) >= BLOCK_BYTES and any(head[:BLOCK_BYTES]) and _is_sound(head[:BLOCK_BYTES])
+    return len(head) >= BLOCK_BYTES and _is_sound(head[:BLOCK_BYTES]) and any(head[:BLOCK_BYTES])
 
 
 def walk(source: Source) -> Iterator[Member]:
@@ -155,7 +155,7 @@ def _is_sound(header: bytes) -> bool:
 
     Some old tars summed signed bytes.
     """
-    match = re.fullmatch(NUMBER, header[148:156])
+    match = NUMBER.fullmatch(header, 148, 156)
     if match is None or not match[1]:
         return False
     summed = header[:148] + b" " * 8 + header[156:]
@@ -167,7 +167,7 @@ def _number(field: bytes, offset: int) -> int:
     """A number of a header: octal digits, or GNU's binary one for 8 GiB and more."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    match = re.fullmatch(NUMBER, field)
+    match = NUMBER.fullmatch(field)
     if match is None:
         raise FormatError("is a tar archive, and the size of a member is no number", offset=offset)
     return int(match[1] or b"0", 8)

@@ -17,22 +17,24 @@ from fastload.source import Source
 NAME = "pickle"
 
 FIRST_READ_BYTES = 1 << 24  # of a file that is read piece by piece; if it is longer, all of it
-MAX_PROBED_BYTES = 1 << 24  # of a file without any mark that is tried as a pickle of protocol 0 or 1
+# Of a file without any mark, which may be a pickle of protocol 0 or 1. What is none is found out within them, but for
+# very few, and only those and the pickles are read to the end.
+PROBED_BYTES = 1 << 16
 PROTO = 0x80  # the first byte from protocol 2 on; the protocol follows
 HIGHEST_PROTOCOL = 5
+MAX_BLANK_BYTES = 4096  # that an editor, or a transfer in blocks, left behind a pickle without any mark
 
 
 def probe(source: Source, head: bytes) -> bool:
     """Whether *source* is a pickle. Protocols 0 and 1 have no mark: only a parse to the very end can tell."""
     if head[:1] == bytes([PROTO]):
         return len(head) > 1 and head[1] <= HIGHEST_PROTOCOL
-    if source.size > MAX_PROBED_BYTES:
-        return False
     try:
-        graph = parse(source.fetch(0, source.size))
+        graph = _parse_from(source, PROBED_BYTES)
     except FastloadError:
         return False
-    return graph.end > 1 and not bytes(source.fetch(graph.end, source.size - graph.end)).strip()
+    more = source.size - graph.end
+    return graph.end > 1 and more <= MAX_BLANK_BYTES and not bytes(source.fetch(graph.end, more)).strip()
 
 
 def index(source: Source, options: Options) -> Index:
@@ -75,7 +77,12 @@ def _saved(source: Source) -> saved.Saved:
 
 
 def _parse(source: Source) -> Graph:
-    size = source.size if source.region is not None else min(source.size, FIRST_READ_BYTES)
+    return _parse_from(source, source.size if source.region is not None else FIRST_READ_BYTES)
+
+
+def _parse_from(source: Source, first: int) -> Graph:
+    """Parse the first bytes; if they are too few, all."""
+    size = min(source.size, first)
     try:
         return parse(source.fetch(0, size))
     except TruncatedError:

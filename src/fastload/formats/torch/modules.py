@@ -1,8 +1,8 @@
 """Whole modules, as `torch.save(model)` and `torch.jit.save` keep them: their tree, without any of their classes.
 
-A pickled module is an object whose state has `_parameters`, `_buffers` and `_modules` (torch/nn/modules/module.py). One
-of TorchScript is an object of a class below `__torch__`, whose state holds everything side by side. Both are read from
-what `Checkpoint.objects` gives, which is plain values and inert records.
+A pickled module is an object whose state has `_parameters`, `_buffers` and `_modules` (torch/nn/modules/module.py); of
+torch.fx, a function is called with that state. One of TorchScript is an object of a class below `__torch__`, whose
+state holds everything side by side. All are read from what `Checkpoint.objects` gives: plain values and inert records.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ MAX_NAME_CHARACTERS = 100_000_000  # of the names and classes of all modules
 
 SCRIPT = "__torch__"
 MANGLED = re.compile(r"___torch_mangle_\d+\Z")
+PARTS = ("_parameters", "_buffers", "_modules")
+OPTIMISED = ("torch._dynamo.eval_frame", "OptimizedModule")  # what torch.compile makes; it is called with the module
+GRAPH = "torch.fx.graph_module"  # where the functions are that make a module of torch.fx
 UNBUILT = {("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor"), ("copyreg", "__newobj__")}
 
 Link = tuple[Any, str]  # the way to an object: that to its parent, and its key there
@@ -103,7 +106,23 @@ def _state(value: Any) -> dict[Any, Any] | None:
     state = value.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
         state = state[0]  # and the other has its __slots__
-    return state if isinstance(state, dict) else None
+    if isinstance(state, dict) and (state.keys() >= set(PARTS) or not value.args):
+        return state
+    module, name, args = _made_by(value)
+    if (module, name) == OPTIMISED and args:
+        return {"_parameters": {}, "_buffers": {}, "_modules": {"_orig_mod": args[0]}}
+    made_of = next((arg for arg in args if isinstance(arg, dict) and arg.keys() >= set(PARTS)), None)
+    return made_of or (state if isinstance(state, dict) else None)
+
+
+def _made_by(record: Record) -> tuple[str, str, tuple[Any, ...]]:
+    """The (module, name) of the function that makes an object, and its arguments; a package has them in an id."""
+    module, name, args = record.module, record.name, record.args
+    if not module and args and isinstance(args[0], tuple) and len(args[0]) > 2 and args[0][0] == "reduce_package":
+        *_, function, args = args[0]
+        if isinstance(function, Record):
+            module, name = function.module, function.name
+    return module, name, args if isinstance(args, tuple) else ()
 
 
 def _is_pair(item: Any) -> bool:
@@ -129,7 +148,7 @@ def _is_module(value: Any) -> bool:
         return True
     return all(
         isinstance(state.get(name), dict) or (isinstance(state.get(name), Record) and state[name].args is not None)
-        for name in ("_parameters", "_buffers", "_modules")
+        for name in PARTS
     )
 
 
@@ -285,6 +304,8 @@ def _class_of(record: Record) -> Record:
 
 def _type(record: Record) -> str:
     called = _class_of(record)
+    if _made_by(called)[0] == GRAPH:
+        return f"{GRAPH}.GraphModule"
     return f"{called.module}.{called.name}" if called.module else called.name
 
 

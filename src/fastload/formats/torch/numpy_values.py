@@ -18,7 +18,7 @@ import numpy as np
 from fastload._native import Record
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 
-__all__ = ["bytes_of_length", "numpy_dtype_of", "numpy_scalar"]
+__all__ = ["bytes_of_length", "mask_dtype_of", "numpy_dtype_of", "numpy_scalar"]
 
 MAX_FIELDS = 4096  # of one structured dtype
 # Fields of the structured dtypes within one, in all: these may share each other, and to hash, compare or show a dtype
@@ -28,6 +28,7 @@ MAX_SCALAR_FIELDS = 64  # of a structured scalar, which is made anew for each re
 MAX_DEPTH = 16  # of structured dtypes within each other
 
 _SPELLING = re.compile(r"[<>|=]?(\?|[bBiufcSUVmM]\d{1,10}|[mM])", re.ASCII)
+_OBJECTS = re.compile(r"[|]?O\d{0,2}", re.ASCII)
 _BYTE_ORDERS = ("<", ">", "|", "=")
 _UNITS = frozenset(["generic", "Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"])
 _RECORDS = frozenset(
@@ -60,6 +61,22 @@ def numpy_dtype_of(args: tuple[Any, ...], state: object) -> np.dtype[Any] | None
     return None if dtype.hasobject else dtype
 
 
+def mask_dtype_of(args: tuple[Any, ...], state: object) -> np.dtype[Any] | None:
+    """The dtype of the mask over an array of that dtype: a bool for each element, or each of its fields."""
+    if len(args) and isinstance(args[0], str) and _OBJECTS.fullmatch(args[0]):
+        return np.dtype("?")
+    dtype = numpy_dtype_of(args, state)
+    return None if dtype is None else _mask(dtype)
+
+
+def _mask(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.subdtype is not None:
+        return np.dtype((_mask(dtype.subdtype[0]), dtype.subdtype[1]))
+    if dtype.fields is None or dtype.names is None:
+        return np.dtype("?")
+    return np.dtype([(name, _mask(dtype.fields[name][0])) for name in dtype.names])
+
+
 def numpy_scalar(dtype: object, data: object) -> Any:
     """The Python number, text or bytes that a numpy scalar is; times stay `numpy.datetime64` or `timedelta64`.
 
@@ -73,8 +90,11 @@ def numpy_scalar(dtype: object, data: object) -> Any:
     if _count_fields(dtype, 1) > MAX_SCALAR_FIELDS:
         raise ValueError("too many fields")
     raw = bytes_of_length(data, dtype.itemsize)
-    value = np.ndarray((), dtype, raw)[()]
-    return value if dtype.kind in "mM" else value.item()
+    try:
+        value = np.ndarray((), dtype, raw)[()]
+        return value if dtype.kind in "mM" else value.item()
+    except SystemError as error:  # of numpy 2, at code points that Unicode does not have
+        raise ValueError("a text of no characters") from error
 
 
 def bytes_of_length(data: object, length: int) -> bytes:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastload import _native, dtypes
 from fastload._native import Graph, Index, Part, Records, build, build_state, harvest
+from fastload.entry import TensorEntry
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["Saved", "index", "list_globals", "objects", "state_metadata"]
+__all__ = ["Saved", "entries", "index", "list_globals", "objects", "state_metadata"]
 
 
 class Saved(NamedTuple):
@@ -34,7 +36,7 @@ class Saved(NamedTuple):
     records: Records
     prefix: bytes = b""
     swapped: bool = False
-    tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] | None = None
+    tensors: dict[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]] | None = None
 
 
 def index(saved: Saved, source: Source, options: Options, leaves: dict[int, int] | None = None) -> Index:
@@ -45,9 +47,24 @@ def index(saved: Saved, source: Source, options: Options, leaves: dict[int, int]
 
 def objects(saved: Saved, source: Source, options: Options) -> Any:
     """The object as plain Python values; tensors are their entries, unknown classes are records."""
-    leaves: dict[int, int] = {}
-    found = index(saved, source, options._replace(attributes=True), leaves)  # so that every tensor is an entry
-    return build(saved.graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
+    return build(saved.graph, VOCABULARY, entries(lambda *args: index(saved, source, *args), options))
+
+
+def entries(walk: Callable[[Options, dict[int, int]], Index], options: Options) -> dict[int, TensorEntry]:
+    """The entries of all tensors by their nodes; also of those that are listed only where `attributes` are asked for.
+
+    Parameters
+    ----------
+    walk : function
+        Of options and a dict, which it fills with the row of every node that is a tensor, to the Index.
+    """
+    found: dict[int, tuple[Index, int]] = {}
+    # What leads to no tensor is marked in the graph, so the walk that finds more comes first.
+    for wanted in dict.fromkeys((options._replace(attributes=True), options)):
+        leaves: dict[int, int] = {}
+        walked = walk(wanted, leaves)
+        found.update((node, (walked, row)) for node, row in leaves.items())
+    return {node: walked.entry(row) for node, (walked, row) in found.items()}
 
 
 def state_metadata(saved: Saved) -> dict[str, Any]:

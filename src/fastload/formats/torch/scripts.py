@@ -19,11 +19,13 @@ __all__ = ["Scripts", "scripts_in"]
 
 MAX_SOURCE_BYTES = 1 << 26  # of one file; the largest in the wild have a few million
 
-Scripts = Callable[[str, str], "tuple[Container[str], Container[str]] | None"]
+NATIVE = "__torch__.torch.classes."  # the modules of classes that are no Python, such as those of packed weights
+
+Scripts = Callable[[str, str], "tuple[Container[str], Container[str]] | tuple[()] | None"]
 
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  (?:__\w+__ = .*|\w+ : .*)\n)*)", re.MULTILINE)
 _LIST = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
-_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_NAME = re.compile(r'"((?:[^"\\]|\\.?)*)(?:"|\Z)')  # to the end where no quote follows, so that it is read only once
 
 
 class _Every:
@@ -36,11 +38,14 @@ class _Every:
 def scripts_in(source: Source, archive: Archive, folder: str = "code/") -> Scripts:
     """A function of (module, name) of a class to the names of its (parameters, buffers).
 
-    It returns None for a class that is no module, or whose source is not in the *folder* below P.
+    It returns () for a class of native code, and None for one that is no module, or whose source is not in the *folder*
+    below P.
     """
     known: dict[str, dict[str, tuple[Container[str], Container[str]]]] = {}
 
-    def find(module: str, name: str) -> tuple[Container[str], Container[str]] | None:
+    def find(module: str, name: str) -> tuple[Container[str], Container[str]] | tuple[()] | None:
+        if module.startswith(NATIVE):
+            return ()
         if module != "__torch__" and not module.startswith("__torch__."):
             return None
         if module not in known:

@@ -12,7 +12,7 @@ Format: `torch/serialization.py`, `legacy_load`, of torch 2.13.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastload._native import Index, Record, Records, build, parse
 from fastload.dtypes import DTYPES, TORCH_STORAGES
@@ -28,6 +28,11 @@ NAME = "pytorch-tar"
 MEMBERS = ("storages", "tensors", "pickle")
 WINDOW_BYTES = 1 << 16  # of a member that is read at a time
 MAX_DIMENSIONS = 1 << 16
+MAX_PLACE = 1 << 62  # of a first element, so that two of them added are still a number of 64 bits
+MAX_KEY_BITS = 64  # of one that is a number: it was an address
+
+# (dtype code, record, offset, sizes, strides, whether it is a bare storage), all but the first two in elements
+Described = tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -123,6 +128,12 @@ class _Section:
             raise FormatError(f"the member {self._name!r} of the archive begins with no count", offset=self.at)
         return value
 
+    def key(self, value: Any) -> str:
+        """The key of a storage or tensor, which is a text or a number, as a text."""
+        if isinstance(value, str) or (type(value) is int and value.bit_length() <= MAX_KEY_BITS):
+            return str(value)
+        raise FormatError(f"the member {self._name!r} of the archive has a key that is none", offset=self.at)
+
     def row(self, length: int) -> tuple[Any, ...]:
         """The next pickle, which is a tuple of *length*."""
         value = self.unpickle()
@@ -131,60 +142,89 @@ class _Section:
         return value
 
 
+class _Storage(NamedTuple):
+    """A storage, or a part of one that is a storage by itself."""
+
+    number: int  # of the record that it is, or is a part of
+    dtype: int
+    offset: int  # in elements, as the next
+    length: int
+
+
 def _saved(source: Source) -> saved.Saved:
     members = _members(source)
-    runs, codes, views = _read_storages(_Section(source, members["storages"], "storages"))
-    records = Records.of_runs([(key, position, size) for key, (position, size) in runs.items()])
-    numbers = {key: number for number, key in enumerate(runs)}
-    tensors = {}
+    for name in MEMBERS:
+        if name not in members:  # of a file that changes while it is open
+            raise FormatError(f"the archive lacks its member {name!r}")
+    storages, runs = _read_storages(_Section(source, members["storages"], "storages"))
+    # A storage may stand in the object by itself: its elements in one dimension.
+    described: dict[str, Described] = {
+        key: (held.dtype, held.number, held.offset, (held.length,), (1,), True) for key, held in storages.items()
+    }
     section = _Section(source, members["tensors"], "tensors")
+    tensors = set()
     for _ in range(section.count()):
-        key, storage, _class = section.row(3)
+        own, owner, _class = section.row(3)
+        key = section.key(own)
+        if key in tensors:
+            raise FormatError(f"the archive describes tensor {key!r} twice", offset=section.at)
+        tensors.add(key)
         ndim = section.number("i")
         section.skip(4)
         if not 0 <= ndim < MAX_DIMENSIONS:
             raise FormatError(f"tensor {key!r} of the archive has {ndim} dimensions", offset=section.at)
         geometry = struct.unpack(f"<{2 * ndim + 1}q", section.take(8 * (2 * ndim + 1)))
-        root, base, _size = views.get(str(storage), (str(storage), 0, 0))
-        if root not in numbers:
-            raise FormatError(f"tensor {key!r} of the archive is of storage {storage!r}, which is not there")
-        if min(geometry) < 0:
-            raise FormatError(f"tensor {key!r} of the archive has a negative size, stride or offset")
-        tensors[str(key)] = (
-            codes[root],
-            numbers[root],
-            base + geometry[-1],
-            geometry[:ndim],
-            geometry[ndim : 2 * ndim],
-        )
+        held = storages.get(section.key(owner))
+        if held is None:
+            raise FormatError(f"tensor {key!r} of the archive is of storage {owner!r}, which is not there")
+        if min(geometry) < 0 or geometry[-1] >= MAX_PLACE:
+            raise FormatError(f"tensor {key!r} of the archive has an impossible size, stride or offset")
+        sizes, strides, offset = geometry[:ndim], geometry[ndim : 2 * ndim], geometry[-1]
+        last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+        if all(sizes) and last >= held.length:
+            raise FormatError(
+                f"tensor {key!r} of the archive reaches beyond the {held.length:,} elements of its storage"
+            )
+        described[key] = (held.dtype, held.number, held.offset + offset, sizes, strides, False)
     pickled = members["pickle"]
     size = max(min(pickled.size, source.size - pickled.offset), 0)
     graph = parse(source.fetch(pickled.offset, size), pickled.offset)
-    return saved.Saved(graph, records, tensors=tensors)
+    return saved.Saved(graph, Records.of_runs(runs), tensors=described)
 
 
-def _read_storages(
-    section: _Section,
-) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, tuple[str, int, int]]]:
-    """The places of the storages, their dtypes, and the parts of them that are storages by themselves, by key."""
-    runs: dict[str, tuple[int, int]] = {}
-    codes: dict[str, int] = {}
-    for _ in range(section.count()):
-        key, _location, made_by = section.row(3)
-        code = TORCH_STORAGES.get(made_by.name) if isinstance(made_by, Record) else None
+def _read_storages(section: _Section) -> tuple[dict[str, _Storage], list[tuple[str, int, int]]]:
+    """The storages by key, and the (key, position, bytes) of those that are no parts of others."""
+    storages: dict[str, _Storage] = {}
+    runs: list[tuple[str, int, int]] = []
+    for number in range(section.count()):
+        own, _location, made_by = section.row(3)
+        key = section.key(own)
+        is_class = isinstance(made_by, Record) and made_by.args is None
+        code = TORCH_STORAGES.get(made_by.name) if is_class else None
         if code is None:
-            raise UnsupportedError(f"storage {key!r} of the archive is of an unknown class: {made_by}")
+            what = f": {made_by}" if is_class else ""
+            raise UnsupportedError(f"storage {key!r} of the archive is of an unknown class{what}", offset=section.at)
         count = section.number("q")
         if count < 0:
             raise FormatError(f"storage {key!r} of the archive has a negative size", offset=section.at)
         size = count * DTYPES[code].bits // 8
-        runs[str(key)] = (section.at, size)
-        codes[str(key)] = code
+        runs.append((key, section.at, size))
+        storages[key] = _Storage(number, code, 0, count)
         section.skip(size)
-    views: dict[str, tuple[str, int, int]] = {}
+    if len(storages) != len(runs):
+        raise FormatError("the archive describes a storage twice", offset=section.at)
     listed = section.unpickle()
-    for view in listed if isinstance(listed, list) else []:
-        if not isinstance(view, tuple) or len(view) != 4 or type(view[2]) is not int or view[2] < 0:
+    if not isinstance(listed, list):
+        raise FormatError("the views of storages in the archive are no list", offset=section.at)
+    for view in listed:
+        if not isinstance(view, tuple) or len(view) != 4 or not all(type(part) is int for part in view[2:]):
             raise FormatError("a view of a storage in the archive is described in an unknown way", offset=section.at)
-        views[str(view[0])] = (str(view[1]), view[2], view[3])
-    return runs, codes, views
+        key, offset, count = section.key(view[0]), view[2], view[3]
+        root = storages.get(section.key(view[1]))
+        if root is None or key in storages:
+            what = "of a storage that is not there" if root is None else "described twice"
+            raise FormatError(f"the view {key!r} of a storage in the archive is {what}", offset=section.at)
+        if not 0 <= offset <= root.length or not 0 <= count <= root.length - offset:
+            raise FormatError(f"the view {key!r} of a storage in the archive reaches beyond it", offset=section.at)
+        storages[key] = _Storage(root.number, root.dtype, root.offset + offset, count)
+    return storages, runs

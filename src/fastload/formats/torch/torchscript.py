@@ -4,8 +4,8 @@
     P/constants.pkl, P/constants/0, 1, …   constants of its code, among them all weights of a frozen module
     P/code/__torch__/….py                  the classes' source, which alone tells parameters and buffers
 
-Names are those of `state_dict()`. Other tensor attributes are listed where `attributes` are asked for; so are constants
-(but always of a module that has no other tensors, because it is frozen).
+Names are those of `state_dict()`; a quantised module has its packed weights besides. Other tensor attributes are listed
+where `attributes` are asked for. So are constants, and also where a module has no other tensors, since it is frozen.
 
 Format: torch/csrc/jit/serialization/export_module.cpp and pickler.cpp of torch 2.13.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from fastload import dtypes
 from fastload._native import Index, Part, build, harvest
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.scripts import scripts_in
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
@@ -50,11 +50,8 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 
 def objects(source: Source, options: Options) -> Any:
     """The module as inert records; tensors are their entries."""
-    leaves: dict[int, int] = {}
-    found = _harvest(source, options._replace(attributes=True), leaves)  # so that every tensor is an entry
-    opened = archive.open_archive(source)
-    graph = archive.parse_record(source, opened, "data.pkl")
-    return build(graph, VOCABULARY, {node: found.entry(row) for node, row in leaves.items()})
+    graph = archive.parse_record(source, archive.open_archive(source), "data.pkl")
+    return build(graph, VOCABULARY, saved.entries(lambda *args: _harvest(source, *args), options))
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:

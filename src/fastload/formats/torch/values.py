@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import codecs
 import datetime
-import decimal
-import fractions
-import pathlib
-import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastload.formats.torch.numpy_values import bytes_of_length, numpy_dtype_of, numpy_scalar
+
+# decimal, fractions, pathlib and uuid are imported where a file has such a value: they take 5 ms.
+if TYPE_CHECKING:
+    import decimal
+    import fractions
+    import pathlib
+    import uuid
 
 __all__ = ["MAKERS", "mapping", "numpy_dtype_of"]
 
@@ -86,6 +89,8 @@ def _range(start: object, stop: object, step: object = 1) -> range:
 def _decimal(text: str) -> decimal.Decimal:
     if not isinstance(text, str) or len(text) > MAX_DIGITS:
         raise ValueError("a decimal of something else than digits")
+    import decimal
+
     try:
         return decimal.Decimal(text)
     except decimal.InvalidOperation as error:
@@ -102,6 +107,8 @@ def _fraction(numerator: object, denominator: object = 1) -> fractions.Fraction:
     one, other = _integer(numerator), _integer(denominator)
     if not other or max(one.bit_length(), other.bit_length()) > MAX_NUMBER_BITS:
         raise ValueError("a fraction of zero, or of too many digits")
+    import fractions
+
     return fractions.Fraction(one, other)
 
 
@@ -155,13 +162,15 @@ def _utc(*arguments: object) -> datetime.timezone:
 # Names of things.
 
 
-def _path(make: Callable[..., pathlib.PurePath]) -> Made:
+def _path(kind: str) -> Made:
     """A path as a name only: one of another system cannot be opened here, and one of a file should not be at once."""
 
     def maker(*parts: object) -> pathlib.PurePath:
         if not all(isinstance(part, str) for part in parts):
             raise TypeError("a path of something else than texts")
-        return make(*parts)
+        import pathlib
+
+        return getattr(pathlib, kind)(*parts)  # type: ignore[no-any-return]
 
     return maker
 
@@ -169,6 +178,8 @@ def _path(make: Callable[..., pathlib.PurePath]) -> Made:
 def _uuid(args: tuple[Any, ...], state: Any) -> uuid.UUID:
     if args or not isinstance(state, dict):
         raise ValueError("a UUID without a number")
+    import uuid
+
     return uuid.UUID(int=_integer(state["int"]))
 
 
@@ -220,13 +231,13 @@ _BUILTINS: dict[str, Made] = {
     "xrange": _range,
 }
 
-_PATHS: dict[str, Callable[..., pathlib.PurePath]] = {
-    "Path": pathlib.PurePosixPath,
-    "PurePath": pathlib.PurePosixPath,
-    "PosixPath": pathlib.PurePosixPath,
-    "PurePosixPath": pathlib.PurePosixPath,
-    "WindowsPath": pathlib.PureWindowsPath,
-    "PureWindowsPath": pathlib.PureWindowsPath,
+_PATHS = {
+    "Path": "PurePosixPath",
+    "PurePath": "PurePosixPath",
+    "PosixPath": "PurePosixPath",
+    "PurePosixPath": "PurePosixPath",
+    "WindowsPath": "PureWindowsPath",
+    "PureWindowsPath": "PureWindowsPath",
 }
 
 # (module, name): what makes it, and how the core is to use that. "call" is a function of the arguments of the call,
@@ -261,9 +272,9 @@ MAKERS: dict[tuple[str, str], tuple[str, Any]] = {
     ("copyreg", "__newobj__"): ("new", _new),
     ("copy_reg", "__newobj__"): ("new", _new),
     **{
-        (module, name): ("call", _path(make))
+        (module, name): ("call", _path(kind))
         for module in ("pathlib", "pathlib._local")
-        for name, make in _PATHS.items()
+        for name, kind in _PATHS.items()
     },
     **{(module, name): ("call", maker) for module in ("builtins", "__builtin__") for name, maker in _BUILTINS.items()},
     **{

@@ -13,7 +13,7 @@ import numpy as np
 from fastload._native import Vocabulary
 from fastload.dtypes import CODES, TORCH_DTYPES, TORCH_STORAGES, numpy_dtype
 from fastload.entry import Quantization
-from fastload.formats.torch.numpy_values import numpy_dtype_of
+from fastload.formats.torch.numpy_values import mask_dtype_of, numpy_dtype_of
 from fastload.formats.torch.values import MAKERS, mapping
 
 __all__ = ["GLOBALS", "VOCABULARY"]
@@ -39,6 +39,7 @@ def _wrapper(module: str, name: str, arguments: str, kind: str = "tensor") -> Gl
 
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")  # before and since NumPy 2
+_SWAP_BYTES = {"U": 4, "M": 8, "m": 8}  # of the kinds of arrays beside the numbers that have an order of bytes
 _BUILTINS = ("builtins", "__builtin__")  # of Python 3 and 2
 _OLD_TENSORS = ("Double", "Float", "Half", "Long", "Int", "Short", "Char", "Byte", "Bool", "BFloat16")
 
@@ -59,6 +60,7 @@ GLOBALS = (
     Global("torch._utils", "_rebuild_sparse_tensor", "sparse", arguments="layout parts"),
     Global("torch._utils", "_rebuild_sparse_csr_tensor", "sparse", arguments="layout parts"),
     Global("torch._utils", "_rebuild_nested_tensor", "nested"),
+    Global("torch.nested._internal.nested_tensor", "_rebuild_njt", "ragged", arguments="parts"),
     # Functions that add something to a tensor.
     _wrapper("torch._utils", "_rebuild_parameter", "tensor requires_grad hooks", "parameter"),
     _wrapper("torch._utils", "_rebuild_parameter_with_state", "tensor requires_grad hooks state", "parameter"),
@@ -80,8 +82,10 @@ GLOBALS = (
     Global("torch.storage", "_load_from_bytes", "loader", arguments="data"),
     # Arrays of NumPy, and the bytes of their elements.
     *(Global(f"{core}.multiarray", "_reconstruct", "array") for core in _NUMPY_CORES),
+    Global("numpy.ma.core", "_mareconstruct", "masked"),
+    Global("numpy.ma.mrecords", "_mrreconstruct", "masked"),
     *(
-        Global(f"{core}.numeric", "_frombuffer", "from_buffer", arguments="data dtype size order")
+        Global(f"{core}.numeric", "_frombuffer", "from_buffer", arguments="data dtype size order axes?")
         for core in _NUMPY_CORES
     ),
     Global("_codecs", "encode", "encode"),
@@ -116,26 +120,41 @@ GLOBALS = (
     ),
     # An instance of a class that is a dict, list or the like, as protocols 0 and 1 write it.
     *(Global(module, "_reconstructor", "rebuild") for module in ("copyreg", "copy_reg")),
+    *(Global(module, "__newobj__", "new") for module in ("copyreg", "copy_reg")),
+    # The packed weights of a quantised module: (what it holds, the name of its class).
+    Global("torch", "ScriptObject", "native"),
+    # What `torch.compile` makes of a module.
+    Global("torch._dynamo.eval_frame", "OptimizedModule", "optimised"),
     # Its state is a tensor, and nobody's weights.
     Global("torch._C", "Generator", "opaque"),
 )
 
 
-def _array_dtype(args: tuple[Any, ...], state: object) -> tuple[str, np.dtype[Any], bool] | None:
+def _array_dtype(args: tuple[Any, ...], state: object, is_mask: bool) -> tuple[str, np.dtype[Any], int, bool] | None:
     """What the core is to take a pickled NumPy dtype for: the name of a row of `DTYPES` where one describes it.
 
     Returns
     -------
     tuple or None
-        (name, dtype, whether its bytes are big-endian); None for a dtype that cannot be had.
+        (name, dtype, unit in bytes that is reversed in big-endian data, whether its bytes are big-endian); None for a
+        dtype that cannot be had. Fields of records are shown in the order of bytes that they have.
     """
-    dtype = numpy_dtype_of(args, state)
+    dtype = mask_dtype_of(args, state) if is_mask else numpy_dtype_of(args, state)
     if dtype is None:
         return None
     native = dtype.newbyteorder("=")
     if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
-        return native.name, native, dtype.byteorder == ">"
-    return dtype.str if dtype.names is None else str(dtype.descr), dtype, False
+        return native.name, native, 1, dtype.byteorder == ">"
+    if dtype.kind in _SWAP_BYTES:
+        return native.str, native, _SWAP_BYTES[dtype.kind], dtype.byteorder == ">"
+    return dtype.str if dtype.names is None else _name_records(dtype), dtype, 1, False
+
+
+def _name_records(dtype: np.dtype[Any]) -> str:
+    try:
+        return str(dtype.descr)
+    except ValueError:  # of fields that overlap, or stand in another order, there is no such list
+        return str(dtype)
 
 
 VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping, _array_dtype, Quantization)

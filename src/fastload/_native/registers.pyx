@@ -1,0 +1,184 @@
+"""The commonest opcodes, carried out with the state of the pickle machine in registers.
+
+`pickle.run` knows every opcode and every error; each of its steps loads the state from memory and stores it again,
+which takes longer than most opcodes do. Here are those that pickles of tensors are made of, for the case that nothing
+is wrong and nothing has to grow. Whatever else comes is left to `run`: no opcode is begun that cannot be finished, so
+what one does is told there, and only there an error is raised.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+
+from fastload._native.graph cimport (
+    DICT, GLOBAL, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
+    is_object, is_sequence,
+)
+from fastload._native.machine cimport (
+    MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
+)
+from fastload._native.opcodes cimport (
+    OP_BINGET, OP_BININT, OP_BININT1, OP_BININT2, OP_BINPERSID, OP_BINPUT, OP_BINUNICODE, OP_EMPTY_DICT,
+    OP_EMPTY_LIST, OP_EMPTY_TUPLE, OP_LONG_BINGET, OP_LONG_BINPUT, OP_MARK, OP_MEMOIZE, OP_NEWFALSE, OP_NEWOBJ,
+    OP_NEWTRUE, OP_NONE, OP_REDUCE, OP_SHORT_BINUNICODE, OP_TUPLE, OP_TUPLE1, OP_TUPLE2, OP_TUPLE3,
+)
+from fastload._native.utf8 cimport is_ascii
+
+cdef enum:
+    LONGEST = 8                  # bytes of an opcode here and of the numbers behind it, and a few more
+
+
+cdef inline void set_node(Node *node, uint8_t kind, uint64_t value, uint32_t tail, uint8_t flags) noexcept nogil:
+    node.x = <uint32_t>value
+    node.y = <uint32_t>(value >> 32)
+    node.tail = tail
+    node.high = 0
+    node.kind = kind
+    node.flags = flags
+
+
+cdef inline uint32_t number_at(const uint8_t *b) noexcept nogil:
+    return b[0] | (<uint32_t>b[1] << 8) | (<uint32_t>b[2] << 16) | (<uint32_t>b[3] << 24)
+
+
+cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
+    """Carry out common opcodes up to the first that is none of them, or that needs more than is at hand."""
+    cdef const uint8_t *start = machine.cursor.start
+    cdef const uint8_t *next = machine.cursor.next
+    cdef const uint8_t *end = machine.cursor.end
+    cdef uint32_t *stack = machine.stack
+    cdef size_t height = machine.height, fence = machine.fence, highest = machine.stack_capacity
+    cdef uint32_t *memo = machine.memo
+    cdef size_t memo_count = machine.memo_count, memo_capacity = machine.memo_capacity
+    cdef Node *nodes = graph.nodes
+    cdef size_t count = graph.nodes_count, most = min(graph.nodes_capacity, <size_t>MAX_NODES)
+    cdef uint32_t *children = graph.children
+    cdef size_t children_count = graph.children_count
+    cdef size_t index, length, first, items, i
+    cdef uint32_t parts
+    cdef uint16_t depth
+    cdef uint8_t op, flags
+    cdef const Node *node
+    while end - next >= LONGEST and height < highest and count < most:
+        op = next[0]
+        if op == OP_BINPUT or op == OP_LONG_BINPUT or op == OP_MEMOIZE:
+            index = memo_count if op == OP_MEMOIZE else next[1] if op == OP_BINPUT else number_at(next + 1)
+            if height == fence or index >= memo_capacity:
+                break
+            memo_count += memo[index] == 0
+            memo[index] = stack[height - 1]
+            next += 1 if op == OP_MEMOIZE else 2 if op == OP_BINPUT else 5
+        elif op == OP_BINGET or op == OP_LONG_BINGET:
+            index = next[1] if op == OP_BINGET else number_at(next + 1)
+            if index >= memo_capacity or memo[index] == 0:
+                break
+            stack[height] = memo[index]
+            height += 1
+            next += 2 if op == OP_BINGET else 5
+        elif op == OP_MARK:
+            if machine.marks_count == machine.marks_capacity:
+                break
+            machine.marks[machine.marks_count] = fence
+            machine.marks_count += 1
+            fence = height
+            next += 1
+
+        elif op == OP_NONE or op == OP_NEWTRUE or op == OP_NEWFALSE or op == OP_EMPTY_TUPLE:
+            stack[height] = (
+                NODE_NONE if op == OP_NONE else NODE_TRUE if op == OP_NEWTRUE
+                else NODE_FALSE if op == OP_NEWFALSE else NODE_EMPTY_TUPLE
+            )
+            height += 1
+            next += 1
+        elif op == OP_BININT1:
+            stack[height] = NODE_INT_0 + <uint32_t>next[1]
+            height += 1
+            next += 2
+        elif op == OP_BININT2 or op == OP_BININT:
+            if op == OP_BININT2:
+                set_node(&nodes[count], INT, next[1] | <uint32_t>next[2] << 8, 0, 0)
+            else:
+                set_node(&nodes[count], INT, <uint64_t><int64_t><int32_t>number_at(next + 1), 0, 0)
+            stack[height] = <uint32_t>count
+            height += 1
+            count += 1
+            next += 3 if op == OP_BININT2 else 5
+        elif op == OP_BINUNICODE or op == OP_SHORT_BINUNICODE:
+            length = number_at(next + 1) if op == OP_BINUNICODE else next[1]
+            index = 5 if op == OP_BINUNICODE else 2
+            if length > <size_t>(end - next) - index or not is_ascii(<const char *>next + index, length):
+                break
+            next += index
+            set_node(&nodes[count], TEXT, <uint64_t>(next - start), <uint32_t>length, 0)
+            stack[height] = <uint32_t>count
+            height += 1
+            count += 1
+            next += length
+        elif op == OP_EMPTY_DICT or op == OP_EMPTY_LIST:
+            set_node(&nodes[count], DICT if op == OP_EMPTY_DICT else LIST, 0, 0, UNHASHABLE)
+            stack[height] = <uint32_t>count
+            height += 1
+            count += 1
+            next += 1
+
+        elif op == OP_TUPLE or op == OP_TUPLE1 or op == OP_TUPLE2 or op == OP_TUPLE3:
+            if op == OP_TUPLE:
+                if machine.marks_count == 0:
+                    break
+                first = fence
+                items = height - first
+            else:
+                items = op - OP_TUPLE1 + 1
+                if height - fence < items:
+                    break
+                first = height - items
+            if items == 0 or items > graph.children_capacity - children_count:
+                break
+            if op == OP_TUPLE:
+                machine.marks_count -= 1
+                fence = machine.marks[machine.marks_count]
+            flags, depth, parts = 0, 1, 1
+            for i in range(items):
+                children[children_count + i] = stack[first + i]
+                node = &nodes[stack[first + i]]
+                flags |= node.flags & UNHASHABLE
+                if is_sequence(node):
+                    depth = max(depth, min(node.high, MAX_KEY_DEPTH) + 1)
+                    parts = min(parts, MAX_KEY_PARTS) + min(node.y, MAX_KEY_PARTS)
+                else:
+                    parts = min(parts, MAX_KEY_PARTS) + 1
+            set_node(&nodes[count], TUPLE, children_count | <uint64_t>parts << 32, <uint32_t>items, flags)
+            nodes[count].high = depth
+            children_count += items
+            stack[first] = <uint32_t>count
+            height = first + 1
+            count += 1
+            next += 1
+        elif op == OP_REDUCE or op == OP_NEWOBJ:
+            if height - fence < 2 or nodes[stack[height - 1]].kind != TUPLE:
+                break
+            node = &nodes[stack[height - 2]]
+            if node.kind != GLOBAL and not is_object(node):
+                break
+            set_node(
+                &nodes[count], REDUCE if op == OP_REDUCE else NEWOBJ,
+                stack[height - 2] | <uint64_t>stack[height - 1] << 32, 0, 0,
+            )
+            height -= 1
+            stack[height - 1] = <uint32_t>count
+            count += 1
+            next += 1
+        elif op == OP_BINPERSID:
+            if height == fence:
+                break
+            set_node(&nodes[count], PERSID, stack[height - 1], 0, 0)
+            stack[height - 1] = <uint32_t>count
+            count += 1
+            next += 1
+        else:
+            break
+    machine.cursor.next = next
+    machine.height = height
+    machine.fence = fence
+    machine.memo_count = memo_count
+    graph.nodes_count = count
+    graph.children_count = children_count
+    return 0
