@@ -33,6 +33,7 @@ LAYERS = [
     ["formats"],
     ["source"],
     ["options"],
+    ["casting"],
     ["entry", "dtypes"],
     ["_native"],
     ["errors"],

@@ -2,6 +2,7 @@
 
 from fastload._native.blob import list_globals
 from fastload._native.calls import Vocabulary
+from fastload._native.cast import FLOATS, HAS_WIDE_KERNELS, convert
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
@@ -25,6 +26,8 @@ from fastload._native.zip import (
 __all__ = [
     "CAN_MAP",
     "END_SEARCH_BYTES",
+    "FLOATS",
+    "HAS_WIDE_KERNELS",
     "KINDS",
     "LOAD",
     "LOCATE",
@@ -45,6 +48,7 @@ __all__ = [
     "build",
     "build_state",
     "check",
+    "convert",
     "filesystem_type",
     "find_directory",
     "finish",
