@@ -37,6 +37,7 @@ LAYERS = [
     ["source"],
     ["casting", "report"],
     ["options"],
+    ["casting"],
     ["entry", "dtypes"],
     ["_native"],
     ["errors"],

@@ -14,6 +14,7 @@ __all__ = [
     "FastloadError",
     "FormatError",
     "LimitError",
+    "PlanError",
     "TensorNotFoundError",
     "TruncatedError",
     "UnknownFormatError",
@@ -94,6 +95,10 @@ class TensorNotFoundError(FastloadError, KeyError):
     """The checkpoint has no tensor of that name; the message offers near ones."""
 
     __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
+
+
+class PlanError(FastloadError, ValueError):
+    """A step of the plan cannot be done as it is asked for."""
 
 
 class ConfigProblem(NamedTuple):

@@ -2,6 +2,7 @@
 
 from fastload._native.blob import list_globals
 from fastload._native.calls import Vocabulary
+from fastload._native.cast import FLOATS, HAS_WIDE_KERNELS, convert
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
@@ -26,6 +27,8 @@ from fastload._native.zip import (
 __all__ = [
     "CAN_MAP",
     "END_SEARCH_BYTES",
+    "FLOATS",
+    "HAS_WIDE_KERNELS",
     "KINDS",
     "LOAD",
     "LOCATE",
@@ -47,6 +50,7 @@ __all__ = [
     "build_state",
     "check",
     "direct_view",
+    "convert",
     "filesystem_type",
     "find_directory",
     "finish",

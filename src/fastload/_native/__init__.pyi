@@ -9,6 +9,8 @@ from typing_extensions import Buffer
 __all__ = [
     "CAN_MAP",
     "END_SEARCH_BYTES",
+    "FLOATS",
+    "HAS_WIDE_KERNELS",
     "KINDS",
     "LOAD",
     "LOCATE",
@@ -30,6 +32,7 @@ __all__ = [
     "build_state",
     "check",
     "direct_view",
+    "convert",
     "filesystem_type",
     "find_directory",
     "finish",
@@ -50,6 +53,8 @@ __all__ = [
 
 CAN_MAP: bool
 END_SEARCH_BYTES: int
+FLOATS: tuple[str, ...]
+HAS_WIDE_KERNELS: bool
 KINDS: tuple[str, ...]
 LOAD: int
 LOCATE: int
@@ -209,6 +214,7 @@ def append(
 def build(graph: Graph, vocabulary: Vocabulary, leaves: dict[int, Any]) -> Any: ...
 def build_state(graph: Graph, vocabulary: Vocabulary) -> Any: ...
 def check(records: Records, number: int) -> None: ...
+def convert(data: Buffer, source: int, result: Buffer, target: int, portable: bool = False) -> None: ...
 def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def finish(index: Index) -> None: ...
