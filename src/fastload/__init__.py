@@ -13,12 +13,14 @@ from fastload.errors import (
     FastloadError,
     FormatError,
     LimitError,
+    SaveError,
     TensorNotFoundError,
     TruncatedError,
     UnknownFormatError,
     UnsupportedError,
 )
 from fastload.formats.torch.modules import ModuleNode
+from fastload.save import SaveReport, save
 from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
@@ -32,6 +34,8 @@ __all__ = [
     "ModuleNode",
     "PickledGlobal",
     "Record",
+    "SaveError",
+    "SaveReport",
     "TensorEntry",
     "TensorNotFoundError",
     "TruncatedError",
@@ -40,4 +44,5 @@ __all__ = [
     "__version__",
     "open",
     "read_config",
+    "save",
 ]

@@ -14,6 +14,7 @@ __all__ = [
     "FastloadError",
     "FormatError",
     "LimitError",
+    "SaveError",
     "TensorNotFoundError",
     "TruncatedError",
     "UnknownFormatError",
@@ -90,6 +91,38 @@ class TensorNotFoundError(FastloadError, KeyError):
     """The checkpoint has no tensor of that name; the message offers near ones."""
 
     __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
+
+
+class SaveError(FastloadError, OSError):
+    """A file could not be written, or only with losses; what was at its path before is whole.
+
+    Attributes
+    ----------
+    lost : tuple of str
+        What the format cannot keep, where that is the reason: nothing was written then.
+    written : int
+        Bytes that had been written, to a temporary file that is gone again.
+    errno : int or None
+        What the system said, as of any OSError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        format: str | None = None,
+        lost: tuple[str, ...] = (),
+        written: int = 0,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message, path=path, offset=offset, format=format)
+        self.lost = lost
+        self.written = written
+        self.errno = errno
+
+    __str__ = FastloadError.__str__  # OSError's shows the number of the error first
 
 
 class ConfigProblem(NamedTuple):

@@ -43,6 +43,7 @@ __all__ = [
     "read_header",
     "read_length",
     "read_stream",
+    "rename_exclusively",
     "view",
 ]
 
@@ -231,4 +232,5 @@ def read_length(data: Buffer) -> int: ...
 def read_stream(
     data: Buffer, origin: int, limit: int, is_in_source: bool, vocabulary: Vocabulary, dtypes: DtypeTable
 ) -> tuple[Graph, Records]: ...
+def rename_exclusively(source: bytes, target: bytes) -> None: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

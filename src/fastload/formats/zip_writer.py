@@ -138,6 +138,10 @@ class ZipWriter:
         sizes = (shown, shown, min(size, LARGEST32), min(position, LARGEST32))
         self._write(pack("<IHHHHIIH", END_SIGNATURE, 0, 0, *sizes, 0))
 
+    def listing(self) -> bytes:
+        """The directory as it is now: the name, place, size and checksum of every record so far."""
+        return b"".join(self._directory)
+
     def _take_name(self, name: str) -> bytes:
         try:
             encoded = name.encode()
