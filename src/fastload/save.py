@@ -12,7 +12,7 @@ from fastload.checkpoint import Checkpoint
 from fastload.errors import FastloadError, SaveError, UnsupportedError, located
 from fastload.formats import safetensors
 from fastload.formats.torch import write as torch_write
-from fastload.formats.writing import Outgoing
+from fastload.formats.writing import MODULE_VERSIONS, Outgoing
 from fastload.outgoing import of_arrays, of_checkpoint
 
 __all__ = ["WRITERS", "SaveReport", "Writer", "save", "writer_of"]
@@ -129,7 +129,8 @@ def save(
     format : str, optional
         "safetensors", "pytorch-zip", "burnpack", "npz" or "npy", or a suffix of one; told from the suffix if not given.
     metadata : mapping, optional
-        Of text to text, where the format holds only that. If not given, what a checkpoint has of its own.
+        Of text to text, where the format holds only that. If not given, what a checkpoint has of its own, and the
+        ``_metadata`` of a state dict of torch.
     overwrite : bool
         Whether a file that is there may be replaced.
     lossy : bool
@@ -193,9 +194,10 @@ def writer_of(path: str, format: str | None = None) -> Writer:
 
 
 def _own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps about its tensors, without what it says about its file."""
+    """What a checkpoint keeps about its tensors, without what it says about its file; of a state dict, its versions."""
     if not isinstance(tensors, Checkpoint):
-        return {}
+        versions = getattr(tensors, MODULE_VERSIONS, None)
+        return {MODULE_VERSIONS: versions} if isinstance(versions, dict) else {}
     facts = FILE_FACTS if tensors.format in TEXT_FORMATS else ARCHIVE_FACTS
     return {key: value for key, value in tensors.metadata.items() if key not in facts}
 

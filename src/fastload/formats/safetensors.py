@@ -130,9 +130,7 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     file.write(pack("<Q", len(header)))
     file.write(header)
     for tensor in ordered:
-        written = 0
-        for chunk in tensor.chunks():
-            written += file.write(chunk)
+        written = sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next tensor is read
         if written != tensor.nbytes:
             raise FormatError(f"tensor {tensor.name!r} has {written:,} bytes instead of {tensor.nbytes:,}")
 

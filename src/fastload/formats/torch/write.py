@@ -360,12 +360,11 @@ class _Pickler:
             else:
                 self.raw(EMPTY_DICT)
                 self.put()
-            if value:
-                self.raw(MARK)
-                for key, item in value.items():
-                    self.value(key)
-                    self.value(item)
-                self.raw(SETITEMS)
+            self.raw(MARK if len(value) > 1 else b"")
+            for key, item in value.items():
+                self.value(key)
+                self.value(item)
+            self.raw((b"", SETITEM)[len(value)] if len(value) < 2 else SETITEMS)
         elif isinstance(value, tuple):
             self.raw(MARK)
             for item in value:
