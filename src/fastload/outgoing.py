@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,14 +84,21 @@ def of_arrays(arrays: Mapping[str, Any]) -> list[Outgoing]:
         if not isinstance(name, str):
             raise TypeError(f"names of tensors are text, not {type(name).__name__}: {name!r}")
         array = _array_of(name, value)
-        dtype = array.dtype.newbyteorder("=").name if array.dtype.kind in "iufcb" else array.dtype.name
-        if dtype not in CODES or numpy_dtype(CODES[dtype]) != array.dtype.newbyteorder("="):
+        dtype = _name_of(array.dtype)
+        if dtype is None:
             raise _unsupported(name, f"is of the NumPy dtype {array.dtype}, which no format of ours has")
         get = partial(_itself, array)
         tensors.append(Outgoing(name, dtype, array.shape, array.nbytes, _chunks(get)))
         gets.append(get)
         spans.append(_span_in_memory(array, array.ndim))
     return _shared(tensors, gets, spans)
+
+
+@cache  # since there are few dtypes and many arrays
+def _name_of(dtype: np.dtype[Any]) -> str | None:
+    """The canonical name of a NumPy dtype in either byte order; None where no row of the table is of it."""
+    native = dtype.newbyteorder("=")
+    return native.name if native.name in CODES and numpy_dtype(CODES[native.name]) == native else None
 
 
 def _array_of(name: str, value: Any) -> np.ndarray:
