@@ -14,6 +14,7 @@ from fastload.errors import (
     FormatError,
     LimitError,
     PlanError,
+    SaveError,
     TensorNotFoundError,
     TruncatedError,
     UnknownFormatError,
@@ -34,6 +35,7 @@ from fastload.plan.adapt import (
 )
 from fastload.plan.fuse import Concat, Split
 from fastload.report import LoadError, LoadProblem, LoadReport
+from fastload.save import SaveReport, save
 from fastload.scan import PickledGlobal
 
 __version__ = "0.1.0"
@@ -63,6 +65,8 @@ __all__ = [
     "Record",
     "Rule",
     "Split",
+    "SaveError",
+    "SaveReport",
     "TensorEntry",
     "TensorNotFoundError",
     "TruncatedError",
@@ -71,4 +75,5 @@ __all__ = [
     "__version__",
     "open",
     "read_config",
+    "save",
 ]

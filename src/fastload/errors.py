@@ -15,6 +15,7 @@ __all__ = [
     "FormatError",
     "LimitError",
     "PlanError",
+    "SaveError",
     "TensorNotFoundError",
     "TruncatedError",
     "UnknownFormatError",
@@ -97,8 +98,36 @@ class TensorNotFoundError(FastloadError, KeyError):
     __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
 
 
-class PlanError(FastloadError, ValueError):
-    """A step of the plan cannot be done as it is asked for."""
+class SaveError(FastloadError, OSError):
+    """A file could not be written, or only with losses; what was at its path before is whole.
+
+    Attributes
+    ----------
+    lost : tuple of str
+        What the format cannot keep, where that is the reason: nothing was written then.
+    written : int
+        Bytes that had been written, to a temporary file that is gone again.
+    errno : int or None
+        What the system said, as of any OSError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        format: str | None = None,
+        lost: tuple[str, ...] = (),
+        written: int = 0,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message, path=path, offset=offset, format=format)
+        self.lost = lost
+        self.written = written
+        self.errno = errno
+
+    __str__ = FastloadError.__str__  # OSError's shows the number of the error first
 
 
 class ConfigProblem(NamedTuple):

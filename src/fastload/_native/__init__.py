@@ -3,7 +3,7 @@
 from fastload._native.blob import list_globals
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, HAS_WIDE_KERNELS, convert
-from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type
+from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
@@ -66,5 +66,6 @@ __all__ = [
     "read_length",
     "read_stream",
     "renumber",
+    "rename_exclusively",
     "view",
 ]

@@ -48,6 +48,7 @@ __all__ = [
     "read_length",
     "read_stream",
     "renumber",
+    "rename_exclusively",
     "view",
 ]
 
@@ -245,4 +246,5 @@ def renumber(
 def direct_view(
     index: Index, row: int, region: Region, dtypes: list[np.dtype[Any] | None]
 ) -> np.ndarray[Any, Any] | None: ...
+def rename_exclusively(source: bytes, target: bytes) -> None: ...
 def view(index: Index, row: int, region: Region, dtype: np.dtype[Any], whole: bool = False) -> np.ndarray[Any, Any]: ...

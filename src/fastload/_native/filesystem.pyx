@@ -1,4 +1,4 @@
-"""What the standard library lacks of the file system: `statfs`, and mappings that keep no descriptor."""
+"""What the standard library lacks of the file system: `statfs`, mappings that keep no descriptor, careful renames."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
@@ -18,6 +18,25 @@ cdef extern from *:
     static unsigned long filesystem_magic(int fd) { (void)fd; return 0; }
     #endif
 
+    #include <errno.h>
+    #include <stdio.h>
+    #if defined(__linux__)
+    #include <fcntl.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #endif
+    static int rename_to_free_name(const char *source, const char *target) {
+    #if defined(__linux__) && defined(SYS_renameat2)
+        return (int)syscall(SYS_renameat2, AT_FDCWD, source, AT_FDCWD, target, 1U);  /* RENAME_NOREPLACE */
+    #elif defined(__APPLE__)
+        return renamex_np(source, target, RENAME_EXCL);
+    #else
+        (void)source; (void)target;
+        errno = ENOSYS;
+        return -1;
+    #endif
+    }
+
     #if defined(_WIN32)
     enum { can_map = 0 };
     static void *map_pages(int fd, size_t size) { (void)fd; (void)size; return NULL; }
@@ -34,6 +53,7 @@ cdef extern from *:
     """
     int can_map
     unsigned long filesystem_magic(int fd) noexcept nogil
+    int rename_to_free_name(const char *source, const char *target) noexcept nogil
     void *map_pages(int fd, size_t size) noexcept nogil
     void unmap_pages(void *address, size_t size) noexcept nogil
 
@@ -52,6 +72,26 @@ def filesystem_type(int descriptor):
     with nogil:
         magic = filesystem_magic(descriptor)
     return magic
+
+
+def rename_exclusively(bytes source, bytes target):
+    """Rename a file, unless there is one of the new name already: one step of the system, without a race.
+
+    Raises
+    ------
+    FileExistsError
+        There is one.
+    OSError
+        ENOSYS or EINVAL: the system or the file system cannot rename so.
+    """
+    cdef const char *old = source
+    cdef const char *new = target
+    cdef int error = 0
+    with nogil:
+        if rename_to_free_name(old, new) != 0:
+            error = errno
+    if error:
+        raise OSError(error, strerror(error).decode("ascii", "replace"))
 
 
 @cython.final

@@ -6,22 +6,36 @@
 Little-endian, row-major, no strides; alignment is not promised. The reference refuses headers of more than 100 MB, and
 so do we; unlike it we also refuse a name that stands twice, of which it would keep the last.
 
+What we write has the reference's order (`WRITING_ORDER`, then by name), and data that begin at a multiple of 64 bytes.
+
 Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from struct import pack
+from typing import Any, BinaryIO
 
 from fastload import dtypes
 from fastload._native import Index, read_header, read_length
-from fastload.errors import LimitError, TruncatedError
+from fastload.dtypes import CODES, DTYPES
+from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
+from fastload.formats.writing import Outgoing, find_losses, integers_of, texts_of
 from fastload.options import Options
 from fastload.source import Source
 
 NAME = "safetensors"
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's cap; a larger header is hostile or broken
+METADATA = "__metadata__"
+ALIGNMENT = 64  # of the data in files that we write, in bytes: a cache line
+# The order in which the reference writes dtypes: widest first. Its readers want none.
+WRITING_ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32",
+    "BF16", "F16", "U16", "I16", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2",
+    "I8", "U8", "F6_E3M2", "F6_E2M3", "F4", "BOOL",
+)  # fmt: skip
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -75,3 +89,75 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
 
 def verify(source: Source, index: Index) -> None:
     """Check what `index` has left unchecked: nothing, since it reads the whole header."""
+
+
+def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
+    """What would be lost, a line each: metadata that are no text, sharing of memory, quantisation, param ids.
+
+    Raises
+    ------
+    UnsupportedError
+        A tensor has a dtype or a name that the format lacks, or the header would be too long.
+    """
+    for tensor in tensors:
+        _spelling(tensor)
+        if tensor.name == METADATA:
+            raise UnsupportedError(f"tensor {tensor.name!r} has a name that safetensors keeps for itself")
+        try:
+            tensor.name.encode()
+        except UnicodeEncodeError:
+            raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text") from None
+    texts, lost = texts_of(metadata)
+    length = len(_header(_ordered(tensors), texts))
+    if length > MAX_HEADER_BYTES:
+        raise UnsupportedError(
+            f"the names of {len(tensors):,} tensors and the metadata need a header of {length:,} bytes, and readers of"
+            f" safetensors take at most {MAX_HEADER_BYTES:,}"
+        )
+    return find_losses(tensors) + lost
+
+
+def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None:
+    """Write the whole file, a chunk at a time.
+
+    Raises
+    ------
+    FormatError
+        A tensor gives another number of bytes than was said.
+    """
+    ordered = _ordered(tensors)
+    header = _header(ordered, texts_of(metadata)[0])
+    file.write(pack("<Q", len(header)))
+    file.write(header)
+    for tensor in ordered:
+        written = sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next tensor is read
+        if written != tensor.nbytes:
+            raise FormatError(f"tensor {tensor.name!r} has {written:,} bytes instead of {tensor.nbytes:,}")
+
+
+def _spelling(tensor: Outgoing) -> str:
+    spelling = DTYPES[CODES[integers_of(tensor.dtype)]].safetensors
+    if spelling is None:
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} is {tensor.dtype}, which safetensors cannot hold: cast it first"
+        )
+    return spelling
+
+
+def _ordered(tensors: Sequence[Outgoing]) -> list[Outgoing]:
+    rank = {spelling: place for place, spelling in enumerate(WRITING_ORDER)}
+    return sorted(tensors, key=lambda tensor: (rank[_spelling(tensor)], tensor.name))
+
+
+def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str]) -> bytes:
+    """The header of tensors in their order, with the spaces at its end that align the data."""
+    import json  # only for writing: headers are read by the native core
+
+    entries: dict[str, Any] = {METADATA: dict(texts)} if texts else {}
+    offset = 0
+    for tensor in ordered:
+        end = offset + tensor.nbytes
+        entries[tensor.name] = {"dtype": _spelling(tensor), "shape": tensor.shape, "data_offsets": (offset, end)}
+        offset = end
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    return header + b" " * (-(8 + len(header)) % ALIGNMENT)

@@ -12,7 +12,9 @@ from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["Saved", "entries", "index", "list_globals", "objects", "state_metadata"]
+__all__ = ["KEPT_METADATA", "Saved", "entries", "index", "list_globals", "objects", "state_metadata"]
+
+KEPT_METADATA = "fastload_metadata"  # the attribute of a state dict in which our writer keeps any other metadata
 
 
 class Saved(NamedTuple):
@@ -68,9 +70,13 @@ def entries(walk: Callable[[Options, dict[int, int]], Index], options: Options) 
 
 
 def state_metadata(saved: Saved) -> dict[str, Any]:
-    """`_metadata` of a state dict, which has the versions of its modules; nothing where there is none."""
+    """`_metadata` of a state dict, which has the versions of its modules, and what `fastload.save` was told to keep."""
     state = build_state(saved.graph, VOCABULARY)
-    return {"_metadata": state["_metadata"]} if isinstance(state, dict) and "_metadata" in state else {}
+    if not isinstance(state, dict):
+        return {}
+    kept = state.get(KEPT_METADATA)
+    found = {key: value for key, value in kept.items() if isinstance(key, str)} if isinstance(kept, dict) else {}
+    return {**found, "_metadata": state["_metadata"]} if "_metadata" in state else found
 
 
 def list_globals(graph: Graph) -> list[tuple[str, str]]:

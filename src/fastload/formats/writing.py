@@ -1,0 +1,238 @@
+"""What all writers of formats share: the tensor that is to be written, its bytes in chunks, and what would be lost.
+
+A format that can be written offers two functions::
+
+    def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]: ...
+    def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None: ...
+
+The first says what would be lost, a line each, and raises UnsupportedError naming a tensor that the format cannot hold;
+nothing is written before. The second writes the whole file, streamed: never more than one chunk in memory. The file is
+at position 0, binary, writable and seekable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastload.dtypes import DTYPES
+from fastload.entry import TensorEntry
+from fastload.errors import UnsupportedError
+
+__all__ = [
+    "CHUNK_BYTES",
+    "MODULE_VERSIONS",
+    "PARAM_IDS",
+    "QUANTIZATION",
+    "SHARING",
+    "Outgoing",
+    "Writable",
+    "chunks_of",
+    "dtype_matrix",
+    "find_losses",
+    "integers_of",
+    "shared_groups",
+    "texts_of",
+    "versions_of",
+]
+
+CHUNK_BYTES = 8 << 20  # what is copied at once of an array that does not lie in one run
+
+# What formats may lack beside dtypes; `find_losses`.
+SHARING = "sharing"
+PARAM_IDS = "param ids"
+QUANTIZATION = "quantisation"
+
+MODULE_VERSIONS = "_metadata"  # what PyTorch calls the versions of modules beside a state dict
+
+# The integers of quantised dtypes, for formats that cannot say how they stand for floats.
+INTEGERS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
+
+
+class Outgoing(NamedTuple):
+    """One tensor that is to be written.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    dtype : str
+        The canonical name, a row of DTYPES.
+    shape : tuple of int
+        In elements.
+    nbytes : int
+        Of its elements, C-contiguous, as the format will hold them.
+    chunks : callable
+        Its bytes, C-contiguous and little-endian, in runs of bounded size; read only when written.
+    storage : hashable
+        Equal for tensors whose arrays share memory; None where nobody's does.
+    entry : TensorEntry or None
+        Where it came from, if from a checkpoint: quantization, kind and the like.
+    view : tuple or None
+        (byte offset in the shared storage, strides in bytes, bytes of the storage) for formats that keep sharing; None
+        where it cannot be said so.
+    storage_chunks : callable or None
+        The bytes of that whole storage.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    chunks: Callable[[], Iterable[memoryview]]
+    storage: Hashable = None
+    entry: TensorEntry | None = None
+    view: tuple[int, tuple[int, ...], int] | None = None
+    storage_chunks: Callable[[], Iterable[memoryview]] | None = None
+
+
+class Writable(Protocol):
+    """What a format offers that can be written."""
+
+    def check_writable(self, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
+        """What would be lost, a line each."""
+
+
+def chunks_of(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array, C-contiguous and little-endian, in runs of at most `CHUNK_BYTES`.
+
+    They are views of the array where its bytes lie so; else one run is copied at a time.
+    """
+    if array.size == 0:
+        return
+    if array.dtype.kind in "iufcb" and array.dtype.newbyteorder("<") != array.dtype:
+        for part in _blocks(array):
+            yield _flat(part.astype(part.dtype.newbyteorder("<")))
+    elif array.flags.c_contiguous:
+        flat = _flat(array)
+        for begin in range(0, len(flat), CHUNK_BYTES):
+            yield flat[begin : begin + CHUNK_BYTES]
+    else:
+        for part in _blocks(array):
+            yield _flat(np.ascontiguousarray(part))
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in blocks of at most `CHUNK_BYTES`, in the order of its elements."""
+    while array.nbytes > CHUNK_BYTES and len(array) == 1:
+        array = array[0]
+    if array.nbytes <= CHUNK_BYTES:
+        yield array
+        return
+    rows = max(1, CHUNK_BYTES // (array.nbytes // len(array)))
+    for begin in range(0, len(array), rows):
+        part = array[begin : begin + rows]
+        if part.nbytes <= CHUNK_BYTES:
+            yield part
+        else:
+            yield from _blocks(part)
+
+
+def _flat(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array; as uint8, since the dtypes of ml_dtypes have no buffer format."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def shared_groups(tensors: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    """The tensors whose arrays share memory, together; those that share it with nobody are left out."""
+    groups: dict[Hashable, list[Outgoing]] = {}
+    for tensor in tensors:
+        if tensor.storage is not None:
+            groups.setdefault(tensor.storage, []).append(tensor)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def integers_of(dtype: str) -> str:
+    """The dtype of the integers of a quantised one; any other is itself."""
+    return INTEGERS.get(dtype, dtype)
+
+
+def find_losses(tensors: Sequence[Outgoing], kept: frozenset[str] = frozenset()) -> list[str]:
+    """What a format loses that keeps only *kept* of SHARING, PARAM_IDS and QUANTIZATION; a line each."""
+    lost = []
+    if SHARING not in kept:
+        for group in shared_groups(tensors):
+            lost.append(f"{SHARING}: {_listed(group)} share memory, and become copies")
+    for tensor in tensors:
+        is_quantized = tensor.dtype in INTEGERS or getattr(tensor.entry, "quantization", None) is not None
+        if is_quantized and QUANTIZATION not in kept:
+            lost.append(f"{QUANTIZATION}: scale and zero point of {tensor.name!r}; its integers are kept")
+        if PARAM_IDS not in kept and getattr(tensor.entry, "param_id", None) is not None:
+            lost.append(f"{PARAM_IDS}: that of {tensor.name!r}")
+    return lost
+
+
+def texts_of(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """What of *metadata* a format holds that holds text alone, and what it loses, a line each.
+
+    PyTorch's versions of modules go as the text of their JSON, from which `versions_of` has them back.
+    """
+    texts, lost = {}, []
+    for key, value in metadata.items():
+        text = _json(value) if key == MODULE_VERSIONS and not isinstance(value, str) else value
+        if not isinstance(text, str):
+            lost.append(f"metadata: {key!r} is of type {type(value).__name__}, and not text")
+        elif not _is_sound(key) or not _is_sound(text):
+            lost.append(f"metadata: {key!r} holds half a surrogate pair, which is no text")
+        else:
+            texts[key] = text
+    return texts, lost
+
+
+def versions_of(metadata: Mapping[str, Any]) -> Any:
+    """PyTorch's versions of modules in *metadata*, also where they are the text of their JSON."""
+    value = metadata[MODULE_VERSIONS]
+    if isinstance(value, str):
+        import json
+
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+            return found if isinstance(found, dict) else value
+    return value
+
+
+def _json(value: Any) -> str | None:
+    """The JSON of *value*; None where that would not say all of it."""
+    import json
+
+    with suppress(TypeError, ValueError, RecursionError):
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text if json.loads(text) == value else None
+    return None
+
+
+def _is_sound(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _listed(group: Sequence[Outgoing]) -> str:
+    names = [repr(tensor.name) for tensor in group]
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4:,} more" if len(names) > 4 else shown
+
+
+def dtype_matrix(formats: Mapping[str, Writable]) -> list[tuple[str, ...]]:
+    """Which format holds which dtype, as rows of a table for people, its head first.
+
+    A cell is "yes", "no", or what is lost.
+    """
+    rows = [("dtype", *formats)]
+    for dtype in DTYPES:
+        sample = Outgoing("w", dtype.name, (8,), 8 * dtype.bits // 8, lambda: ())
+        rows.append((dtype.name, *(_holds(format, sample) for format in formats.values())))
+    return rows
+
+
+def _holds(format: Writable, sample: Outgoing) -> str:
+    try:
+        lost = format.check_writable([sample], {})
+    except UnsupportedError:
+        return "no"
+    return "loses " + "; ".join(line.partition(":")[0] for line in lost) if lost else "yes"

@@ -1,0 +1,224 @@
+"""Saving: tensors into a file of any format that can be written, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from fastload import formats
+from fastload.atomic import publish
+from fastload.checkpoint import Checkpoint
+from fastload.errors import FastloadError, SaveError, UnsupportedError, located
+from fastload.formats import safetensors
+from fastload.formats.torch import write as torch_write
+from fastload.formats.writing import MODULE_VERSIONS, Outgoing
+from fastload.outgoing import of_arrays, of_checkpoint
+
+__all__ = ["WRITERS", "SaveReport", "Writer", "save", "writer_of"]
+
+MAX_LISTED = 5  # losses in a message; `SaveError.lost` has them all
+
+# Metadata that describe a file and not its tensors, so that no other file should have them.
+FILE_FACTS = frozenset({"total_size"})
+ARCHIVE_FACTS = FILE_FACTS | {
+    "version",
+    "format_version",
+    "storage_alignment",
+    "byteorder",
+    "serialization_id",
+    "archive_version",
+    "programs",
+    "producerName",
+    "producerVersion",
+    "protoVersion",
+}
+TEXT_FORMATS = frozenset({"safetensors", "burnpack"})  # whose metadata are their users' alone
+
+
+class Module(Protocol):
+    """What the module of a format offers that can be written; see `formats.writing`."""
+
+    def check_writable(self, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
+        """What would be lost, a line each."""
+
+    def write(self, file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None:
+        """Write the whole file."""
+
+
+class Writer(NamedTuple):
+    """A format that can be written.
+
+    Attributes
+    ----------
+    name : str
+        As `Checkpoint.format` has it.
+    suffixes : tuple of str
+        Of files that are written so where nothing else is said. Without the dot they are names of the format, too.
+    module : Module or None
+        What writes it; None where this version cannot.
+    keeps_sharing : bool
+        Whether bytes that several tensors share are written once.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    module: Module | None
+    keeps_sharing: bool = False
+
+
+def _offered(name: str) -> Any:
+    """The module of a format, if this version has it and can write it."""
+    module = getattr(formats, name, None)
+    return module if hasattr(module, "write") else None
+
+
+WRITERS = (
+    Writer("safetensors", (".safetensors",), safetensors),
+    Writer("pytorch-zip", (".pt", ".pth", ".bin", ".ckpt"), torch_write, keeps_sharing=True),
+    Writer("burnpack", (".bpk",), _offered("burnpack")),
+    Writer("npz", (".npz",), _offered("npz")),
+    Writer("npy", (".npy",), _offered("npy")),
+)
+
+
+class SaveReport(NamedTuple):
+    """What was saved.
+
+    Attributes
+    ----------
+    path : str
+        The file, as it was given.
+    format : str
+        The name of its format.
+    tensors : int
+        How many there are.
+    nbytes : int
+        The size of the file.
+    lost : tuple of str
+        What the format could not keep, a line each; empty unless losses were allowed.
+    """
+
+    path: str
+    format: str
+    tensors: int
+    nbytes: int
+    lost: tuple[str, ...]
+
+
+def save(
+    tensors: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    lossy: bool = False,
+) -> SaveReport:
+    """Write tensors to a file, which is there whole when this returns, and not touched if it raises.
+
+    At every moment, even of a crash, *path* holds the old file or the new one. A checkpoint is streamed: no more than
+    a few megabytes of it are in memory beside what its own arrays need. It may be saved over its own file.
+
+    Parameters
+    ----------
+    tensors : Checkpoint or mapping
+        Names to NumPy arrays, or to whatever can become one (DLPack, ``__array__``; torch tensors of any plain dtype).
+    path : path
+        Of a symbolic link, the file to which it points is written. The mode of a file that is replaced is kept.
+    format : str, optional
+        "safetensors", "pytorch-zip", "burnpack", "npz" or "npy", or a suffix of one; told from the suffix if not given.
+    metadata : mapping, optional
+        Of text to text, where the format holds only that. If not given, what a checkpoint has of its own, and the
+        ``_metadata`` of a state dict of torch.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+    lossy : bool
+        Whether to save even what the format cannot keep: metadata that it has no place for, that tensors share memory,
+        how quantised integers stand for floats, Burn's param ids.
+
+    Returns
+    -------
+    SaveReport
+        Among other things, what was lost.
+
+    Raises
+    ------
+    UnsupportedError
+        The format, or the suffix, is none that can be written, or cannot hold a tensor, which is named.
+    SaveError
+        Something would be lost, and *lossy* is false; or writing failed, as with a full disk.
+    FileExistsError
+        There is a file, and *overwrite* is false.
+    """
+    shown = os.fsdecode(path)
+    writer = writer_of(shown, format)
+    assert writer.module is not None
+    try:
+        outgoing = of_checkpoint(tensors) if isinstance(tensors, Checkpoint) else of_arrays(tensors)
+        kept = _own_metadata(tensors) if metadata is None else _checked(metadata)
+        lost = tuple(writer.module.check_writable(outgoing, kept))
+        if lost and not lossy:
+            raise SaveError(_refusal(writer, lost), lost=lost)
+        with publish(shown, overwrite=overwrite, size=_least_size(outgoing, writer)) as file:
+            writer.module.write(file, outgoing, kept)
+            nbytes = file.seek(0, os.SEEK_END)
+    except FastloadError as error:
+        raise located(error, shown, writer.name) from None
+    return SaveReport(shown, writer.name, len(outgoing), nbytes, lost)
+
+
+def writer_of(path: str, format: str | None = None) -> Writer:
+    """The writer of a format by its name, or of a file by its suffix.
+
+    Raises
+    ------
+    UnsupportedError
+        The suffix is none of a format that can be written, or this version cannot write it yet.
+    ValueError
+        There is no format of that name.
+    """
+    known = ", ".join(f"{writer.name} ({' '.join(writer.suffixes)})" for writer in WRITERS)
+    if format is not None:
+        found = [row for row in WRITERS if format == row.name or f".{format.lstrip('.')}" in row.suffixes]
+        if not found:
+            raise ValueError(f"no format {format!r} that could be written: there are {known}")
+    else:
+        suffix = os.path.splitext(path)[1].lower()
+        found = [row for row in WRITERS if suffix in row.suffixes]
+        if not found:
+            raise UnsupportedError(f"the suffix {suffix!r} tells no format: give format=, one of {known}", path=path)
+    if found[0].module is None:
+        raise UnsupportedError(f"is to be {found[0].name}, which this version of fastload cannot write yet", path=path)
+    return found[0]
+
+
+def _own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps about its tensors, without what it says about its file; of a state dict, its versions."""
+    if not isinstance(tensors, Checkpoint):
+        versions = getattr(tensors, MODULE_VERSIONS, None)
+        return {MODULE_VERSIONS: versions} if isinstance(versions, dict) else {}
+    facts = FILE_FACTS if tensors.format in TEXT_FORMATS else ARCHIVE_FACTS
+    return {key: value for key, value in tensors.metadata.items() if key not in facts}
+
+
+def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    for key in metadata:
+        if not isinstance(key, str):
+            raise TypeError(f"keys of metadata are text, not {type(key).__name__}: {key!r}")
+    return dict(metadata)
+
+
+def _refusal(writer: Writer, lost: Sequence[str]) -> str:
+    listed = "; ".join(lost[:MAX_LISTED])
+    more = f"; and {len(lost) - MAX_LISTED:,} more" if len(lost) > MAX_LISTED else ""
+    return (
+        f"{writer.name} cannot keep everything: {listed}{more}. Nothing was written; lossy=True saves without it, and"
+        " metadata={} leaves a checkpoint's own metadata out"
+    )
+
+
+def _least_size(tensors: Sequence[Outgoing], writer: Writer) -> int:
+    """Bytes that the format needs for these tensors at least."""
+    shared = {tensor.storage: tensor.view[2] for tensor in tensors if writer.keeps_sharing and tensor.view is not None}
+    return sum(shared.values()) + sum(tensor.nbytes for tensor in tensors if tensor.storage not in shared)
