@@ -12,7 +12,9 @@ COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx fil
 MODULES = [
     "arrays",
     "blob",
+    "burnpack",
     "calls",
+    "cbor",
     "contents",
     "cursor",
     "filesystem",
@@ -26,6 +28,7 @@ MODULES = [
     "modules",
     "names",
     "objects",
+    "order",
     "pickle",
     "recipe",
     "safetensors",
