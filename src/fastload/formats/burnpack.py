@@ -292,8 +292,13 @@ def _descriptor(tensor: Outgoing, begin: int, end: int) -> bytes:
         variant, _, store = spelling.partition("/")
         dtype = {variant: store} if store else variant
     param_id = None if entry is None else entry.param_id
-    fields = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
-    return _value(fields if param_id is None else {**fields, "param_id": param_id})
+    parts = [
+        _head(5, 3 if param_id is None else 4), _DTYPE, _value(dtype), _SHAPE, _head(4, len(shape)),
+        *[_head(0, size) for size in shape], _DATA_OFFSETS, _head(0, begin), _head(0, end),
+    ]  # fmt: skip
+    if param_id is not None:
+        parts += _PARAM_ID, _head(0, param_id)
+    return b"".join(parts)
 
 
 def _head(major: int, number: int) -> bytes:
@@ -348,3 +353,8 @@ def _float(value: float) -> bytes:
         if struct.pack(">d", *struct.unpack(form, short)) == struct.pack(">d", value):
             return first + short
     return b"\xfb" + struct.pack(">d", value)
+
+
+# What stands in every description; the last with the head of an array of two.
+_DTYPE, _SHAPE, _PARAM_ID = _value("dtype"), _value("shape"), _value("param_id")
+_DATA_OFFSETS = _value("data_offsets") + _head(4, 2)
