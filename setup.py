@@ -12,8 +12,10 @@ COVERAGE = bool(os.environ.get("FASTLOAD_COVERAGE"))  # line tracing of .pyx fil
 MODULES = [
     "arrays",
     "blob",
+    "burnpack",
     "calls",
     "cast",
+    "cbor",
     "contents",
     "cursor",
     "filesystem",
@@ -27,6 +29,7 @@ MODULES = [
     "modules",
     "names",
     "objects",
+    "order",
     "pickle",
     "recipe",
     "registers",

@@ -504,8 +504,64 @@ def smallest_dcp() -> dict[str, bytes]:
     return {".metadata": dumps(root, 4), "__0_0.distcp": data}
 
 
+def cbor(value: Any) -> bytes:
+    """*value* as CBOR with definite lengths and the shortest numbers; bytes stand for CBOR that is already made."""
+    if isinstance(value, bytes):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: b"\xf6", False: b"\xf4", True: b"\xf5"}[value]
+    if isinstance(value, int):
+        return cbor_head(0, value) if value >= 0 else cbor_head(1, -1 - value)
+    if isinstance(value, float):
+        return b"\xfb" + struct.pack(">d", value)
+    if isinstance(value, str):
+        raw = value.encode("utf-8", "surrogatepass")
+        return cbor_head(3, len(raw)) + raw
+    if isinstance(value, Mapping):
+        return cbor_head(5, len(value)) + b"".join(cbor(key) + cbor(held) for key, held in value.items())
+    return cbor_head(4, len(value)) + b"".join(map(cbor, value))
+
+
+def cbor_head(major: int, number: int, width: int | None = None) -> bytes:
+    """The head of a CBOR item; *width* in bytes of its number (0: in the first byte), the least if not given."""
+    if width is None:
+        width = 0 if number < 24 else next(size for size in (1, 2, 4, 8) if number < 1 << 8 * size)
+    if width == 0:
+        return bytes([major << 5 | number])
+    return bytes([major << 5 | 23 + width.bit_length()]) + number.to_bytes(width, "big")
+
+
+def burnpack_raw(
+    metadata: bytes, data: bytes = b"", *, align: bool = True, version: int = 1, length: int | None = None
+) -> bytes:
+    """A Burnpack file whose CBOR is exactly *metadata*; *length* is what its header says of it, if not the truth."""
+    head = b"NRUB" + struct.pack("<HI", version, len(metadata) if length is None else length) + metadata
+    return head + bytes(-len(head) % 256 if align else 0) + data
+
+
+def burnpack_tensor(dtype: Any, shape: Sequence[int], begin: int, end: int, **fields: Any) -> dict[str, Any]:
+    """What the metadata of a Burnpack file say of one tensor."""
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end], **fields}
+
+
+def burnpack_file(tensors: Mapping[str, tuple[Any, Sequence[int], bytes]], *, align: bool = True, **more: Any) -> bytes:
+    """A Burnpack file of (dtype, shape, bytes) tensors; not *align* is the layout of Burn 0.19."""
+    described, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        data += bytes(-len(data) % 256 if align else 0)
+        described[name] = burnpack_tensor(dtype, shape, len(data), len(data) + len(raw))
+        data += raw
+    return burnpack_raw(cbor({"tensors": described, **more}), data, align=align)
+
+
+def smallest_burnpack() -> bytes:
+    """Two float32 values named "w"."""
+    return burnpack_file({"w": ("F32", (2,), np.array([1, 2], "<f4").tobytes())})
+
+
 SMALLEST: dict[str, Callable[[], bytes]] = {
     "safetensors": smallest_safetensors,
+    "burnpack": smallest_burnpack,
     "pytorch-zip": smallest_torch_zip,
     "pytorch-legacy": smallest_legacy,
     "pytorch-tar": smallest_tar,

@@ -14,7 +14,7 @@ from fastload import dtypes
 ROWS = dtypes.DTYPES
 
 
-@pytest.mark.parametrize("field", ["name", "safetensors", "torch_storage"])
+@pytest.mark.parametrize("field", ["name", "safetensors", "torch_storage", "burnpack"])
 def test_no_spelling_is_used_twice(field):
     spellings = collections.Counter(getattr(row, field) for row in ROWS if getattr(row, field))
 

@@ -45,7 +45,7 @@ def test_golden_values(folder, tmp_path):
 FOR_LATER = re.compile(r"(?i)numpy|module|legacy|quanti|sparse|nested|script|pickle is")
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pytorch-zip", "pickle", "whole"])
+@pytest.mark.parametrize("kind", ["safetensors", "burnpack", "pytorch-zip", "pickle", "whole"])
 def test_malformed_files(kind):
     tools = SHARED / "tools"
     _, output = run(tools / "run_malformed.py", "--format", kind, "--worker", tools / "worker_fastload.py")

@@ -104,7 +104,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole.
 
-        Of safetensors: the texts under ``__metadata__``. Of a PyTorch file: its version, byte order and the like, and
+        Of safetensors: the texts under ``__metadata__``. Of Burnpack: its texts, and under ``scalars`` a dict of the
+        numbers and bools beside them. Of a PyTorch file: its version, byte order and the like, and
         ``_metadata`` of the state dict, which has the versions of its modules. Of an index of shards: its ``metadata``.
         """
         return self._open_tensors().metadata()

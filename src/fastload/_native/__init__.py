@@ -1,6 +1,10 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
 from fastload._native.blob import list_globals
+from fastload._native.burnpack import ALIGNMENT as BURNPACK_ALIGNMENT
+from fastload._native.burnpack import HEADER_BYTES as BURNPACK_HEADER_BYTES
+from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
+from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, HAS_WIDE_KERNELS, convert
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
@@ -25,6 +29,9 @@ from fastload._native.zip import (
 )
 
 __all__ = [
+    "BURNPACK_ALIGNMENT",
+    "BURNPACK_HEADER_BYTES",
+    "BURNPACK_MAX_TENSORS",
     "CAN_MAP",
     "END_SEARCH_BYTES",
     "FLOATS",
@@ -61,6 +68,8 @@ __all__ = [
     "locate_record",
     "parse",
     "promise_storage",
+    "read_burnpack",
+    "read_burnpack_start",
     "read_directory",
     "read_header",
     "read_length",

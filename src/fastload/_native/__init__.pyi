@@ -7,6 +7,9 @@ import numpy as np
 from typing_extensions import Buffer
 
 __all__ = [
+    "BURNPACK_ALIGNMENT",
+    "BURNPACK_HEADER_BYTES",
+    "BURNPACK_MAX_TENSORS",
     "CAN_MAP",
     "END_SEARCH_BYTES",
     "FLOATS",
@@ -43,6 +46,8 @@ __all__ = [
     "locate_record",
     "parse",
     "promise_storage",
+    "read_burnpack",
+    "read_burnpack_start",
     "read_directory",
     "read_header",
     "read_length",
@@ -52,6 +57,9 @@ __all__ = [
     "view",
 ]
 
+BURNPACK_ALIGNMENT: int
+BURNPACK_HEADER_BYTES: int
+BURNPACK_MAX_TENSORS: int
 CAN_MAP: bool
 END_SEARCH_BYTES: int
 FLOATS: tuple[str, ...]
@@ -118,7 +126,7 @@ class Index:
     def entry(self, row: int) -> TensorEntry: ...
     def entries(self) -> list[TensorEntry]: ...
     @property
-    def metadata(self) -> dict[str, str]: ...
+    def metadata(self) -> dict[str, Any]: ...
 
 @final
 class TensorEntry:
@@ -150,6 +158,8 @@ class TensorEntry:
     def kind(
         self,
     ) -> Literal["tensor", "parameter", "buffer", "storage", "meta", "component", "quantised", "numpy"]: ...
+    @property
+    def param_id(self) -> int | None: ...
     @property
     def quantization(self) -> Any: ...
 
@@ -234,6 +244,18 @@ def locate_in_file(records: Records, number: int, descriptor: int, origin: int =
 def locate_record(records: Records, number: int, header: Buffer) -> int: ...
 def parse(data: Buffer, origin: int = 0, is_in_source: bool = True) -> Graph: ...
 def promise_storage(index: Index, size: int, is_view: bool) -> int: ...
+def read_burnpack(
+    data: Buffer,
+    source: Any,
+    dtypes: DtypeTable,
+    plain: Spellings,
+    bools: Spellings,
+    opaque: int,
+    scalars: dict[str, Callable[[Any], Any]],
+    metadata_size: int,
+    file_size: int,
+) -> Index: ...
+def read_burnpack_start(data: Buffer) -> tuple[int, int]: ...
 def read_directory(data: Buffer, origin: int, count: int, file_size: int) -> Records: ...
 def read_header(data: Buffer, source: Any, dtypes: DtypeTable, spellings: Spellings, data_size: int) -> Index: ...
 def read_length(data: Buffer) -> int: ...

@@ -30,6 +30,8 @@ cdef enum Flag:
     NEGATED = 4              # the values are the negatives of the stored ones
     SWAPPED = 8              # the stored bytes are big-endian, whatever those of the rest are
     PACKED = 16              # several elements lie in one byte; the storage holds as many bytes as that takes
+    OPAQUE = 32              # the storage is the tensor's own encoding of any size, which only its maker can read
+    IDENTIFIED = 64          # it has a param_id
 
 cdef extern from *:
     """
@@ -147,6 +149,8 @@ cdef class Index:
     cdef size_t paths_capacity
     cdef Segment *segments
     cdef size_t segments_count, segments_capacity
+    cdef uint64_t *param_ids # parallel to rows, and only those of rows that are IDENTIFIED mean something
+    cdef size_t param_ids_capacity
     cdef dict _metadata
     cdef dict quantizations  # row: Quantization, or what makes it
     cdef readonly DtypeTable dtypes

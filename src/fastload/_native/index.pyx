@@ -203,6 +203,7 @@ cdef class Index:
         free(self.extents)
         free(self.paths)
         free(self.segments)
+        free(self.param_ids)
 
     cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil:
         """Append sizes or strides."""
@@ -358,7 +359,7 @@ cdef class Index:
 
     @property
     def metadata(self):
-        """The text to text of the header; a new dict each time."""
+        """What the header says beside the tensors; a new dict each time."""
         return dict(self._metadata)
 
 
@@ -490,7 +491,7 @@ cdef class TensorEntry:
 
     @property
     def strides(self):
-        """The distance between neighbours in each dimension, in bytes; None for a dtype packed below the byte."""
+        """The distance between neighbours in each dimension, in bytes; None for packed and encoded ones."""
         cdef const Row *row = &self.index.rows[self.row]
         cdef size_t i
         cdef uint64_t bits = self.index.dtypes.bits[row.dtype]
@@ -500,7 +501,7 @@ cdef class TensorEntry:
             return self.index.source.entry_of(self.row).strides
         if row.flags & STRIDED:
             return tuple_of(self.index.dims + row.dims + row.ndim, row.ndim)
-        if bits % 8 or row.flags & PACKED:
+        if bits % 8 or row.flags & (PACKED | OPAQUE):
             return None
         strides = []
         stride = bits // 8
@@ -530,6 +531,8 @@ cdef class TensorEntry:
         cdef uint64_t size = 0
         if self.is_changed("nbytes"):
             return self.changes["nbytes"]
+        if row.flags & OPAQUE:
+            return self.index.extent(row.storage).size
         if size_in_bytes(self.index.dims + row.dims, row.ndim, self.index.dtypes.bits[row.dtype], &size):
             return 0                         # only where there are no elements, behind dimensions that overflow
         if row.flags & PACKED:
@@ -574,8 +577,16 @@ cdef class TensorEntry:
         return KINDS[self.index.rows[self.row].kind]
 
     @property
+    def param_id(self):
+        """The number by which Burn knows a parameter; None where the file gives none, as all but Burnpack do."""
+        return self.index.param_ids[self.row] if self.index.rows[self.row].flags & IDENTIFIED else None
+
+    @property
     def quantization(self):
-        """How integers stand for floats in a quantised tensor, a `Quantization`; None for any other."""
+        """How the numbers of a quantised tensor stand for floats; None for any other.
+
+        A `Quantization`; of Burnpack the scheme as the file has it, a dict.
+        """
         cdef const Row *row = &self.index.rows[self.row]
         if KINDS[row.kind] == "quantised" and is_elsewhere(self.index, row):
             return self.index.source.entry_of(self.row).quantization

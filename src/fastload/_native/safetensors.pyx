@@ -10,8 +10,8 @@ but must be JSON.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, qsort
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport free
+from libc.string cimport memcmp
 
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u64, tell
 from fastload._native.index cimport (
@@ -21,6 +21,7 @@ from fastload._native.json cimport (
     Json, Text, expect, follows, is_text, peek, read_number, read_string, skip_space, skip_value,
 )
 from fastload._native.names cimport Span, append_name, index_names
+from fastload._native.order cimport name_of, sort_rows
 from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, TruncatedError
@@ -172,58 +173,6 @@ cdef int read_tensors(Header *header, Index index, Spellings spellings, bint fir
         row.storage = <uint32_t>index.add_extent(extent.position, extent.size, False)
         index.add_row(&row)
     return 0
-
-
-cdef struct Placed:          # for sorting: a row and where its data begins
-    uint64_t begin
-    uint32_t row
-
-
-cdef int compare_placed(const void *one, const void *other) noexcept nogil:
-    cdef const Placed *a = <const Placed *>one
-    cdef const Placed *b = <const Placed *>other
-    if a.begin != b.begin:
-        return -1 if a.begin < b.begin else 1
-    return -1 if a.row < b.row else 1
-
-
-cdef int sort_rows(Index index) except -1 nogil:
-    """Bring the rows into the order of their data, and of the header where data begins alike."""
-    cdef size_t count = index.names.count, i
-    cdef Placed *placed = NULL
-    cdef Row *rows = NULL
-    cdef Extent *extents = NULL
-    cdef Span *spans = NULL
-    cdef size_t placed_room = 0, rows_room = 0, extents_room = 0, spans_room = 0
-    try:
-        reserve(<void **>&placed, &placed_room, count, sizeof(Placed))
-        reserve(<void **>&rows, &rows_room, count, sizeof(Row))
-        reserve(<void **>&extents, &extents_room, count, sizeof(Extent))
-        reserve(<void **>&spans, &spans_room, count, sizeof(Span))
-        memcpy(rows, index.rows, count * sizeof(Row))
-        memcpy(extents, index.extents, count * sizeof(Extent))
-        memcpy(spans, index.names.spans, count * sizeof(Span))
-        for i in range(count):
-            placed[i].begin = extents[i].position
-            placed[i].row = <uint32_t>i
-        qsort(placed, count, sizeof(Placed), compare_placed)
-        for i in range(count):
-            index.rows[i] = rows[placed[i].row]
-            index.rows[i].storage = <uint32_t>i
-            index.extents[i] = extents[placed[i].row]
-            index.names.spans[i] = spans[placed[i].row]
-    finally:
-        free(placed)
-        free(rows)
-        free(extents)
-        free(spans)
-    return 0
-
-
-cdef str name_of(Index index, size_t row):
-    """A tensor's name, for a message."""
-    cdef Span span = index.names.spans[row]
-    return PyUnicode_DecodeUTF8(index.names.text + span.start, span.length, "replace")
 
 
 cdef int raise_layout(Index index, size_t row, const char *message) except -1 with gil:

@@ -16,7 +16,7 @@ from cpython.buffer cimport (
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastload._native.index cimport NO_STORAGE, PACKED, STRIDED, Extent, Index, Row, is_view
+from fastload._native.index cimport NO_STORAGE, OPAQUE, PACKED, STRIDED, Extent, Index, Row, is_view
 
 from fastload.errors import TruncatedError, UnsupportedError
 
@@ -124,7 +124,7 @@ cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dty
         raise_outside(index, row)
     data = (<char *>region.held.buf if region.held.len else <char *>&NOTHING) + position + described.offset
 
-    ndim = described.ndim
+    ndim = 0 if described.flags & OPAQUE else described.ndim
     bits = index.dtypes.bits[described.dtype]
     item = dtype.itemsize
     if ndim + (bits > item * 8) > NUMPY_DIMENSIONS:
@@ -140,7 +140,10 @@ cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dty
         shape[i] = <cnp.npy_intp>size
         if described.flags & STRIDED:
             strides[i] = <cnp.npy_intp>index.dims[described.dims + ndim + i]
-    if described.flags & PACKED:
+    if described.flags & OPAQUE:
+        shape[0] = <cnp.npy_intp>extent.size  # no more than the region, as was seen above
+        ndim = 1
+    elif described.flags & PACKED:
         # Logical elements, several to a byte and without regard to rows: one run of bytes.
         if described.flags & STRIDED:
             raise_shape(index, row, "its elements are packed, and not contiguous")

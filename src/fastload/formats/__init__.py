@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from fastload._native import Index
 from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
-from fastload.formats import gzipped, nemo, npy, safetensors
+from fastload.formats import burnpack, gzipped, nemo, npy, safetensors
 from fastload.formats.torch import bare_pickle, legacy, old_pt2, package, pt2, script_json, tar, torchscript
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
@@ -63,15 +63,11 @@ FORMATS: tuple[Format, ...] = (
     legacy,
     tar,
     safetensors,
+    burnpack,
     npy,
     bare_pickle,
 )
 CONTAINERS: tuple[Container, ...] = (gzipped, nemo, old_pt2)
-
-_NOT_YET = "which this version of fastload cannot read yet"
-
-# What a later version will read: the mark, where it stands, and what to say.
-LATER = ((0, b"NRUB", UnsupportedError, f"is a Burnpack file, {_NOT_YET}"),)
 
 
 def detect_container(source: Source) -> Container | None:
@@ -108,9 +104,6 @@ def detect(source: Source) -> Format:
     for format in FORMATS:
         if format.probe(source, head):
             return format
-    for place, mark, error, what in LATER:
-        if head.startswith(mark, place):
-            raise error(what)
     from fastload.formats import foreign  # only what cannot be read needs its tables
 
     tail = min(foreign.TAIL_BYTES, source.size)
