@@ -231,6 +231,12 @@ class Source:
             return memoryview(self.region)[offset : offset + count]
         return self._read(offset, count)
 
+    def peek(self, offset: int, count: int) -> memoryview:
+        """The same, read even of a mapped file: of a few bytes that costs less than the page fault of looking there."""
+        if self._file is not None and self._file.descriptor >= 0 and offset + count <= self.size:
+            return self._read(offset, count)
+        return self.fetch(offset, count)
+
     def _read(self, offset: int, count: int) -> memoryview:
         """Read *count* bytes into new memory."""
         assert self._file is not None

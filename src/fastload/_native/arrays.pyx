@@ -97,12 +97,7 @@ cdef tuple find_dtype(Calls calls, uint32_t node):
         what = f"{text_of_node(calls.graph, called.x)}.{text_of_node(calls.graph, called.y)}{args!r:.80}"
         raise UnsupportedError(f"the dtype of an array cannot be read: {what}")
     name, dtype, swapped = found
-    if name in index.dtypes.names[:index.dtypes.count - len(index.dtypes.extra)]:
-        return index.dtypes.names.index(name), swapped
-    if dtype in index.dtypes.extra:
-        return index.dtypes.count - len(index.dtypes.extra) + index.dtypes.extra.index(dtype), False
-    index.dtypes = index.dtypes.extended(name, dtype)
-    return index.dtypes.count - 1, False
+    return index.code_for(name, dtype), swapped
 
 
 cdef int read_data(Calls calls, uint32_t node, Row *row) except -1 with gil:

@@ -276,6 +276,16 @@ cdef class Index:
             return self.records.places[storage]
         return self.extent(storage).position
 
+    def code_for(self, str name not None, dtype):
+        """The row of the dtype table that *name* has; a new one of *dtype*, NumPy's, if none describes it."""
+        known = self.dtypes.count - len(self.dtypes.extra)
+        if name in self.dtypes.names[:known]:
+            return self.dtypes.names.index(name)
+        if dtype in self.dtypes.extra:
+            return known + self.dtypes.extra.index(dtype)
+        self.dtypes = self.dtypes.extended(name, dtype)
+        return self.dtypes.count - 1
+
     def __len__(self):
         return self.names.count
 

@@ -123,6 +123,8 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     item = dtype.itemsize
     if ndim + (bits > item * 8) > NUMPY_DIMENSIONS:
         raise_shape(index, row, f"it has {ndim} dimensions and numpy stops at {NUMPY_DIMENSIONS}")
+    if not bits:             # numpy would make elements of one byte of them
+        raise_shape(index, row, "its elements have no bytes")
     total = item if bits < 8 else bits // 8
     for i in range(ndim):
         size = index.dims[described.dims + i]

@@ -1,44 +1,35 @@
 r"""NumPy's array file (.npy): one array, or one of Python objects, as MMdnn keeps its weights.
 
-    "\x93NUMPY", version in 2 bytes, length of the header, the header (a dict as Python writes it), the data
+    the header, the data
 
 The one array has the empty name. Objects are a pickle, which `numpy.load` refuses, or runs whatever it says: MMdnn's
 `X.npy` is a 0-d array of one dict of dicts of arrays, whose names here are layer.parameter.
 
-Format: numpy/lib/format.py.
+Format: numpy/lib/_format_impl.py of NumPy 2.
 """
 
 from __future__ import annotations
 
-import ast
-import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from fastload import dtypes
 from fastload._native import KINDS, Index, Records, add_storage, append, finish, parse
-from fastload.dtypes import CODES
+from fastload.dtypes import CODES, DTYPES
 from fastload.errors import FormatError, UnsupportedError
+from fastload.formats.npy_header import MAGIC, Fetch, Header, dtype_of_name, header_bytes, read_header
 from fastload.formats.torch import saved
+from fastload.formats.torch.numpy_values import table_dtype
+from fastload.formats.writing import Outgoing
 from fastload.options import Options
 from fastload.source import Source
 
 NAME = "npy"
 
-MAGIC = b"\x93NUMPY"
-MAX_HEADER_BYTES = 65_536  # NumPy's own are a few hundred bytes; those of version 1 cannot be longer
-OBJECTS = re.compile(r"[<>|=]?O\d*")
-PLAIN = re.compile(r"[<>|=]?[?biufc]\d*")
-
-
-class _Header(NamedTuple):
-    """What the header says, and where the data begin."""
-
-    descr: str
-    fortran: bool
-    shape: tuple[int, ...]
-    data: int
+MAX_DIMENSIONS = 64  # of NumPy's arrays
+_NUMPY = KINDS.index("numpy")
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -51,26 +42,20 @@ def index(source: Source, options: Options) -> Index:
 
     Raises
     ------
+    TruncatedError
+        The file ends within the array.
     FormatError
         The header makes no sense, or the data are no sound pickle.
     UnsupportedError
-        An array of texts, times or records by itself.
+        An array of a dtype that cannot be had here, or several arrays in one file.
     """
-    header = _header(source)
-    if OBJECTS.fullmatch(header.descr):
+    header = read_header(source.fetch, source.size)
+    if header.is_pickled:
         return saved.index(_saved(source, header), source, options)
-    dtype = np.dtype(header.descr) if PLAIN.fullmatch(header.descr) else None
-    if dtype is None or dtype.name not in CODES or dtype.byteorder == ">":
-        raise UnsupportedError(f"is an array of {header.descr!r}, which cannot be read: use numpy.load")
     found = Index(source, dtypes.TABLE)
-    size = dtype.itemsize
-    strides = []
-    for length in header.shape if header.fortran else header.shape[::-1]:
-        strides.append(size // dtype.itemsize)
-        size *= length
-    storage = add_storage(found, header.data, size, source.size)
-    strides = strides if header.fortran else strides[::-1]
-    append(found, (), CODES[dtype.name], header.shape, strides=strides, storage=storage, kind=KINDS.index("numpy"))
+    storage = add_storage(found, header.begin, header.nbytes, source.size)
+    refuse_second(source.fetch, header, source.size)
+    append_array(found, (), header, storage)
     finish(found)
     return found
 
@@ -82,42 +67,101 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 
 def objects(source: Source, options: Options) -> Any:
     """The objects of the array as plain Python values; arrays are their entries. Nothing, of any other array."""
-    header = _header(source)
-    return saved.objects(_saved(source, header), source, options) if OBJECTS.fullmatch(header.descr) else {}
+    header = read_header(source.fetch, source.size)
+    return saved.objects(_saved(source, header), source, options) if header.is_pickled else {}
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
-    header = _header(source)
-    return saved.list_globals(_saved(source, header).graph) if OBJECTS.fullmatch(header.descr) else []
+    header = read_header(source.fetch, source.size)
+    return saved.list_globals(_saved(source, header).graph) if header.is_pickled else []
 
 
 def verify(source: Source, index: Index) -> None:
-    """Check what `index` has left unchecked: nothing."""
+    """Check that nothing but the array is in the file."""
+    check_end(read_header(source.fetch, source.size), source.size)
 
 
-def _saved(source: Source, header: _Header) -> saved.Saved:
-    return saved.Saved(parse(source.fetch(header.data, source.size - header.data), header.data), Records())
+def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
+    """What would be lost of a tensor, a line each.
+
+    Raises
+    ------
+    UnsupportedError
+        There is not exactly one, or it is of a dtype that NumPy lacks.
+    """
+    if len(tensors) != 1:
+        raise UnsupportedError(f"a .npy file holds exactly one array, and there are {len(tensors):,}: write .npz")
+    dtype_to_write(tensors[0])
+    return list_lost(metadata)
 
 
-def _header(source: Source) -> _Header:
-    version = source.fetch(6, 2)[0]
-    if version not in (1, 2, 3):
-        raise UnsupportedError(f"is a NumPy array file of version {version}, which does not exist yet")
-    width = 2 if version == 1 else 4
-    length = int.from_bytes(source.fetch(8, width), "little")
-    if length > MAX_HEADER_BYTES:
-        raise FormatError(f"the header claims {length:,} bytes, which no array needs", offset=8)
-    text = bytes(source.fetch(8 + width, length)).decode("utf-8" if version == 3 else "latin-1", "replace")
-    try:
-        fields = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        fields = None
-    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
-        raise FormatError("the header is not the dict of descr, fortran_order and shape that it should be", offset=8)
-    descr, shape = fields["descr"], fields["shape"]
-    if not isinstance(descr, str):
-        raise UnsupportedError(f"is an array of records, {descr!r:.80}, which cannot be read: use numpy.load")
-    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise FormatError(f"the header has no shape: {shape!r:.80}", offset=8)
-    return _Header(descr, bool(fields["fortran_order"]), shape, 8 + width + length)
+def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None:
+    """Write the one tensor to *file*; its name has no place there."""
+    (tensor,) = tensors
+    file.write(header_bytes(dtype_to_write(tensor), tensor.shape))
+    for chunk in tensor.chunks():
+        file.write(chunk)
+
+
+# What .npz needs of the same.
+
+
+def append_array(index: Index, key_path: tuple[str, ...], header: Header, storage: int) -> None:
+    """Add the array of a header, whose data are a *storage*, to an Index."""
+    name, dtype, swapped = table_dtype(header.dtype)
+    code = CODES[name] if name in CODES else index.code_for(name, dtype)
+    shape, strides = header.shape, header.strides
+    append(index, key_path, code, shape, strides=strides, storage=storage, kind=_NUMPY, swapped=swapped)
+
+
+def refuse_second(fetch: Fetch, header: Header, size: int) -> None:
+    """Refuse a file of several arrays, one after the other, as calls of `numpy.save` on one open file make it."""
+    end = header.begin + header.nbytes
+    if size - end >= len(MAGIC) and bytes(fetch(end, len(MAGIC))) == MAGIC:
+        raise UnsupportedError(
+            "holds several arrays, one after the other, of which numpy.load gives the first: load them from the open"
+            " file one by one, and write them to a .npz",
+            offset=end,
+        )
+
+
+def check_end(header: Header, size: int) -> None:
+    """See that an array of *size* bytes with its header ends where they do; where a pickle ends, it says itself."""
+    if not header.is_pickled and header.begin + header.nbytes != size:
+        extra = size - header.begin - header.nbytes
+        raise FormatError(f"{extra:,} bytes follow the array that the header describes", offset=size - extra)
+
+
+def dtype_to_write(tensor: Outgoing) -> np.dtype[Any]:
+    """The dtype that NumPy is to find in a file.
+
+    Raises
+    ------
+    UnsupportedError
+        NumPy has none, or no array of so many dimensions.
+    """
+    known = DTYPES[CODES[tensor.dtype]].numpy if tensor.dtype in CODES else None
+    dtype = dtype_of_name(tensor.dtype if known is None else known)
+    if dtype is None or (known and dtype.name != tensor.dtype) or dtype.byteorder == ">":
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} is {tensor.dtype}, which NumPy's files cannot hold: cast it, or write safetensors"
+        )
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions, and NumPy's arrays at most {MAX_DIMENSIONS}"
+        )
+    return dtype
+
+
+def list_lost(metadata: Mapping[str, Any]) -> list[str]:
+    """What NumPy's files have no place for, a line each."""
+    if not metadata:
+        return []
+    keys = ", ".join(repr(key) for key in list(metadata)[:10])
+    more = f" and {len(metadata) - 10:,} more" if len(metadata) > 10 else ""
+    return [f"the metadata ({keys}{more}): NumPy's files hold none"]
+
+
+def _saved(source: Source, header: Header) -> saved.Saved:
+    return saved.Saved(parse(source.fetch(header.begin, source.size - header.begin), header.begin), Records())

@@ -18,7 +18,7 @@ import numpy as np
 from fastload._native import Record
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 
-__all__ = ["bytes_of_length", "numpy_dtype_of", "numpy_scalar"]
+__all__ = ["bytes_of_length", "numpy_dtype_of", "numpy_scalar", "table_dtype"]
 
 MAX_FIELDS = 4096  # of one structured dtype
 # Fields of the structured dtypes within one, in all: these may share each other, and to hash, compare or show a dtype
@@ -58,6 +58,24 @@ def numpy_dtype_of(args: tuple[Any, ...], state: object) -> np.dtype[Any] | None
     except Refused:
         return None
     return None if dtype.hasobject else dtype
+
+
+def table_dtype(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any], bool]:
+    """What the core is to take a dtype for: the name of a row of `DTYPES` where one describes it.
+
+    Returns
+    -------
+    (name, dtype, whether its bytes are big-endian and have to be swapped)
+    """
+    native = dtype.newbyteorder("=")
+    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
+        return native.name, native, dtype.byteorder == ">"
+    if dtype.names is None:
+        return dtype.str, dtype, False
+    try:
+        return str(dtype.descr), dtype, False
+    except ValueError:  # fields that overlap, or are not in the order of their places
+        return str(dtype), dtype, False
 
 
 def numpy_scalar(dtype: object, data: object) -> Any:

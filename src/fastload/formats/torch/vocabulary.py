@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastload._native import Vocabulary
-from fastload.dtypes import CODES, TORCH_DTYPES, TORCH_STORAGES, numpy_dtype
+from fastload.dtypes import TORCH_DTYPES, TORCH_STORAGES
 from fastload.entry import Quantization
-from fastload.formats.torch.numpy_values import numpy_dtype_of
+from fastload.formats.torch.numpy_values import numpy_dtype_of, table_dtype
 from fastload.formats.torch.values import MAKERS, mapping
 
 __all__ = ["GLOBALS", "VOCABULARY"]
@@ -130,12 +130,7 @@ def _array_dtype(args: tuple[Any, ...], state: object) -> tuple[str, np.dtype[An
         (name, dtype, whether its bytes are big-endian); None for a dtype that cannot be had.
     """
     dtype = numpy_dtype_of(args, state)
-    if dtype is None:
-        return None
-    native = dtype.newbyteorder("=")
-    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
-        return native.name, native, dtype.byteorder == ">"
-    return dtype.str if dtype.names is None else str(dtype.descr), dtype, False
+    return None if dtype is None else table_dtype(dtype)
 
 
 VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping, _array_dtype, Quantization)
