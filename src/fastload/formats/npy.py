@@ -11,6 +11,7 @@ Format: numpy/lib/_format_impl.py of NumPy 2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastload import dtypes
 from fastload._native import KINDS, Index, Records, add_storage, append, finish, parse
 from fastload.dtypes import CODES, DTYPES
 from fastload.errors import FormatError, UnsupportedError
-from fastload.formats.npy_header import MAGIC, Fetch, Header, dtype_of_name, header_bytes, read_header
+from fastload.formats.npy_header import MAGIC, USUAL_BYTES, Fetch, Header, dtype_of_name, header_bytes, read_header
 from fastload.formats.torch import saved
 from fastload.formats.torch.numpy_values import table_dtype
 from fastload.formats.writing import Outgoing
@@ -49,7 +50,7 @@ def index(source: Source, options: Options) -> Index:
     UnsupportedError
         An array of a dtype that cannot be had here, or several arrays in one file.
     """
-    header = read_header(source.fetch, source.size)
+    header = _header(source)
     if header.is_pickled:
         return saved.index(_saved(source, header), source, options)
     found = Index(source, dtypes.TABLE)
@@ -67,19 +68,19 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 
 def objects(source: Source, options: Options) -> Any:
     """The objects of the array as plain Python values; arrays are their entries. Nothing, of any other array."""
-    header = read_header(source.fetch, source.size)
+    header = _header(source)
     return saved.objects(_saved(source, header), source, options) if header.is_pickled else {}
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
-    header = read_header(source.fetch, source.size)
+    header = _header(source)
     return saved.list_globals(_saved(source, header).graph) if header.is_pickled else []
 
 
 def verify(source: Source, index: Index) -> None:
     """Check that nothing but the array is in the file."""
-    check_end(read_header(source.fetch, source.size), source.size)
+    check_end(_header(source), source.size)
 
 
 def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
@@ -109,10 +110,11 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
 
 def append_array(index: Index, key_path: tuple[str, ...], header: Header, storage: int) -> None:
     """Add the array of a header, whose data are a *storage*, to an Index."""
-    name, dtype, swapped = table_dtype(header.dtype)
-    code = CODES[name] if name in CODES else index.code_for(name, dtype)
-    shape, strides = header.shape, header.strides
-    append(index, key_path, code, shape, strides=strides, storage=storage, kind=_NUMPY, swapped=swapped)
+    code, name, dtype, swapped = _row(header.dtype)
+    if code < 0:
+        code = index.code_for(name, dtype)
+    strides = header.strides if header.fortran else None
+    append(index, key_path, code, header.shape, strides=strides, storage=storage, kind=_NUMPY, swapped=swapped)
 
 
 def refuse_second(fetch: Fetch, header: Header, size: int) -> None:
@@ -161,6 +163,17 @@ def list_lost(metadata: Mapping[str, Any]) -> list[str]:
     keys = ", ".join(repr(key) for key in list(metadata)[:10])
     more = f" and {len(metadata) - 10:,} more" if len(metadata) > 10 else ""
     return [f"the metadata ({keys}{more}): NumPy's files hold none"]
+
+
+def _header(source: Source) -> Header:
+    return read_header(bytes(source.fetch(0, min(USUAL_BYTES, source.size))), source.fetch)
+
+
+@lru_cache(maxsize=64)
+def _row(dtype: np.dtype[Any]) -> tuple[int, str, np.dtype[Any], bool]:
+    """What the core takes a dtype for, and the row of the table that every file has, or -1."""
+    name, native, swapped = table_dtype(dtype)
+    return CODES.get(name, -1), name, native, swapped
 
 
 def _saved(source: Source, header: Header) -> saved.Saved:

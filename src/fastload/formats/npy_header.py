@@ -13,12 +13,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastload.errors import FormatError, UnsupportedError
+from fastload.errors import FormatError, LimitError, UnsupportedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,7 +43,7 @@ _USUAL = re.compile(
 )
 # What may stand in the literal: each alternative begins with another character, so nothing is tried twice.
 _TEXT = r"'(?:[^'\\\n]|\\[\\'\"nrtxuU])*'|\"(?:[^\"\\\n]|\\[\\'\"nrtxuU])*\""
-_LITERAL = re.compile(rf"(?:[\s{{}}()\[\],:\dL]|True|False|{_TEXT})*", re.ASCII)
+_LITERAL = re.compile(rf"(?:[\s{{}}()\[\],:\dL-]|True|False|{_TEXT})*", re.ASCII)
 _LONG = re.compile(rf"({_TEXT})|(?<=\d)L", re.ASCII)  # of Python 2: 3L is 3
 _UNITS = "Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as|generic"
 _SPELLING = re.compile(
@@ -70,16 +71,12 @@ class Header(NamedTuple):
     fortran: bool
     shape: tuple[int, ...]
     begin: int
+    nbytes: int  # of the data, where they are no pickle
 
     @property
     def is_pickled(self) -> bool:
         """Whether the data are a pickle, since there are Python objects among them."""
         return self.dtype.hasobject
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the data, where they are no pickle."""
-        return self.dtype.itemsize * prod(self.shape)
 
     @property
     def strides(self) -> list[int] | None:
@@ -93,8 +90,15 @@ class Header(NamedTuple):
         return strides
 
 
-def read_header(fetch: Fetch, size: int) -> Header:
-    """Read the header of an array file of *size* bytes.
+def read_header(head: bytes, fetch: Fetch) -> Header:
+    """Read the header of an array file.
+
+    Parameters
+    ----------
+    head : bytes
+        The first `USUAL_BYTES` of the file, or all.
+    fetch : function
+        Gives more of it.
 
     Raises
     ------
@@ -103,7 +107,6 @@ def read_header(fetch: Fetch, size: int) -> Header:
     UnsupportedError
         It is of a later version, or of a dtype that cannot be had here.
     """
-    head = bytes(fetch(0, min(USUAL_BYTES, size)))
     if len(head) < 10 or not head.startswith(MAGIC):
         raise FormatError("does not begin as an array file does", offset=0)
     version = head[6]
@@ -116,23 +119,27 @@ def read_header(fetch: Fetch, size: int) -> Header:
     if start + length > len(head):
         head = bytes(fetch(0, start + length))
     text = head[start : start + length].decode("utf-8" if version == 3 else "latin-1", "replace")
+    begin = start + length
     usual = _USUAL.fullmatch(text)
     if usual:
-        sizes = [part for part in usual[3].split(",") if part]
-        fields = {"descr": usual[1], "fortran_order": usual[2] == "True", "shape": tuple(map(int, sizes))}
-    else:
-        fields = _parse(text.strip())
-    descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+        descr, order, sizes = usual.groups()
+        dtype, shape = _dtype_or_refuse(descr), tuple([int(size) for size in sizes.split(",") if size])
+        return _header(dtype, order == "True", shape, begin)
+    fields = _parse(text.strip())
+    fortran, shape = fields["fortran_order"], fields["shape"]
     if type(fortran) is not bool:
         raise FormatError(f"the header has no order: {fortran!r:.80}", offset=8)
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise FormatError(f"the header has no shape: {shape!r:.80}", offset=8)
-    try:
-        dtype = _dtype(descr, [0], 0)
-    except _Refused:
-        what = f"is an array of {descr!r:.80}, which cannot be read: use numpy.load"
-        raise UnsupportedError(what, offset=8) from None
-    return Header(dtype, fortran, shape, start + length)
+    dtype = _dtype_or_refuse(fields["descr"])
+    return _header(dtype, fortran, shape, begin)
+
+
+def _header(dtype: np.dtype[Any], fortran: bool, shape: tuple[int, ...], begin: int) -> Header:
+    nbytes = dtype.itemsize * prod(shape)
+    if nbytes >> 63:
+        raise LimitError(f"its size does not fit 63 bits: {shape!r:.80} elements of {dtype.itemsize:,} bytes", offset=8)
+    return Header(dtype, fortran, shape, begin, nbytes)
 
 
 def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -163,6 +170,14 @@ def _is_latin(text: str) -> bool:
     return all(ord(character) < 256 for character in text)
 
 
+def _dtype_or_refuse(descr: Any) -> np.dtype[Any]:
+    try:
+        return _plain(descr) if isinstance(descr, str) else _dtype(descr, [0], 0)
+    except _Refused:
+        what = f"is an array of {descr!r:.80}, which cannot be read: use numpy.load"
+        raise UnsupportedError(what, offset=8) from None
+
+
 def _parse(text: str) -> dict[str, Any]:
     try:
         fields = _literal(text)
@@ -183,15 +198,21 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(_LONG.sub(lambda match: match[1] or "", text))
 
 
+@lru_cache(maxsize=64)
+def _plain(spelling: str) -> np.dtype[Any]:
+    """A dtype without parts."""
+    if not _SPELLING.fullmatch(spelling):
+        raise ValueError("an unknown dtype")
+    return np.dtype(spelling.replace("a", "S") if spelling.lstrip("<>|=").startswith("a") else spelling)
+
+
 def _dtype(descr: Any, count: list[int], depth: int) -> np.dtype[Any]:
     """The dtype of a description; *count* has how many parts there were so far."""
     count[0] += 1
     if count[0] > MAX_FIELDS or depth > MAX_DEPTH:
         raise ValueError("too many fields")
     if isinstance(descr, str):
-        if not _SPELLING.fullmatch(descr):
-            raise ValueError("an unknown dtype")
-        return np.dtype(descr.replace("a", "S") if descr.lstrip("<>|=").startswith("a") else descr)
+        return _plain(descr)
     if isinstance(descr, tuple) and len(descr) == 2 and depth:
         return _repeated(_dtype(descr[0], count, depth + 1), descr[1])
     if not isinstance(descr, list):

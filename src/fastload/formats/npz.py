@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from fastload import _native, dtypes
 from fastload._native import Graph, Index, Part, Records, add_storage, build, harvest, parse, promise_storage
-from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
+from fastload.errors import FastloadError, FormatError, LimitError, UnsupportedError
 from fastload.formats.npy import (
     append_array,
     check_end,
@@ -182,52 +182,62 @@ def _members(source: Source) -> Iterator[_Member]:
     for number, name in enumerate(records.list_names()):
         if name.endswith("/") and not records.size(number):
             continue
-        with about(f"record {name!r}"):
+        try:
             member = _open(source, records, number, name)
-            if member.header is not None:
-                long += member.header.begin if member.header.begin > LONG_HEADER_BYTES else 0
-                if long > MAX_LONG_HEADERS:
-                    raise LimitError(
-                        f"it and those before it have more than {MAX_LONG_HEADERS:,} bytes of long headers"
-                    )
+        except FastloadError as error:
+            if repr(name) not in error.message:
+                error.message = f"record {name!r}: {error.message}"
+            raise
+        if member.header is not None and member.header.begin > LONG_HEADER_BYTES:
+            long += member.header.begin
+            if long > MAX_LONG_HEADERS:
+                raise LimitError(f"the headers up to that of {name!r} have more than {MAX_LONG_HEADERS:,} bytes")
         yield member
 
 
 def _open(source: Source, records: Records, number: int, name: str) -> _Member:
     _native.check(records, number)
     size = records.size(number)
-    place, fetch = _beginning(source, records, number)
-    if size < len(MAGIC) or bytes(fetch(0, len(MAGIC))) != MAGIC:
+    first = min(size, USUAL_BYTES)
+    # One read for the local header, the extra field that a writer may have put behind it, and the array's header.
+    origin, length = _native.local_header(records, number)
+    block = source.peek(origin, min(length + EXTRA_BYTES + first, source.size - origin))
+    place = _native.locate_record(records, number, block)
+    fetch: Callable[[int, int], Buffer]
+    if records.is_view(number):
+        fetch = _Stored(source, place, size).fetch
+        head = block[place - origin : place - origin + first]
+        if len(head) < first:
+            head = bytes(fetch(0, first))
+    else:
+        fetch = _Inflating(source, records, number, place).fetch
+        head = fetch(0, first)
+    if not head.startswith(MAGIC):
         if name.endswith(ENDING):
             raise FormatError("it does not begin as an array file does")
         return _Member(number, name, None, place)
-    header = read_header(fetch, size)
-    if not header.is_pickled:
-        if header.nbytes > size - header.begin:
+    header = read_header(head, fetch)
+    if not header.dtype.hasobject and header.begin + header.nbytes != size:
+        if header.begin + header.nbytes > size:
             raise FormatError(
                 f"it has {size - header.begin:,} bytes of data, and its header promises {header.nbytes:,}"
             )
-        if header.begin + header.nbytes < size:
-            refuse_second(fetch, header, size)
+        refuse_second(fetch, header, size)
     return _Member(number, name.removesuffix(ENDING), header, place)
 
 
-def _beginning(source: Source, records: Records, number: int) -> tuple[int, Callable[[int, int], Buffer]]:
-    """Where a record begins in the source, and what gives bytes of it, inflated if need be."""
-    origin, length = _native.local_header(records, number)
-    block = source.peek(origin, min(length + EXTRA_BYTES + USUAL_BYTES, source.size - origin))
-    place = _native.locate_record(records, number, block)
-    if not records.is_view(number):
-        return place, _Inflating(source, records, number, place).fetch
-    size = records.size(number)
+class _Stored(NamedTuple):
+    """A record that lies in the source as it is."""
 
-    def fetch(offset: int, count: int) -> Buffer:
-        if offset + count > size:
-            raise TruncatedError(f"it ends within its header, after {size:,} bytes")
-        start = place - origin + offset
-        return block[start : start + count] if start + count <= len(block) else source.fetch(place + offset, count)
+    source: Source
+    place: int
+    size: int
 
-    return place, fetch
+    def fetch(self, offset: int, count: int) -> memoryview:
+        """The *count* bytes from *offset* on."""
+        if offset + count > self.size:
+            raise FormatError(f"it ends after {self.size:,} bytes, within its header")
+        return self.source.fetch(self.place + offset, count)
 
 
 class _Inflating:
@@ -299,8 +309,11 @@ def _adder(source: Source, members: list[_Member]) -> Callable[[Index], None]:
                 storage = add_storage(index, place + header.begin, header.nbytes, source.size)
             else:
                 storage = promise_storage(index, header.nbytes, False, _inflater(source, number, header))
-            with about(f"array {key!r}"):
+            try:
                 append_array(index, (key,), header, storage)
+            except FastloadError as error:
+                error.message = f"array {key!r}: {error.message}"
+                raise
 
     return add
 
