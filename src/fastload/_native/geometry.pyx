@@ -90,14 +90,14 @@ cdef uint64_t counted(value, str what) except? 0:
 
 cdef bint add_free_name(Index index, bytes name) except? True:
     """Name the next row: as is, or, in an Index that finds names at once, by the first free variant; whether by one."""
-    cdef bytes free = name
+    cdef bytes variant = name
     number = 1
     if index.names.slots == NULL:
         append_name(&index.names, name, len(name))
         return False
-    while add_name(&index.names, free, len(free)) < 0:
+    while add_name(&index.names, variant, len(variant)) < 0:
         number += 1
-        free = b"%b#%d" % (name, number)
+        variant = b"%b#%d" % (name, number)
     return number > 1
 
 
