@@ -36,6 +36,7 @@ MODULES = [
     "renumber",
     "safetensors",
     "stream",
+    "tables",
     "textargs",
     "utf8",
     "vector",

@@ -342,6 +342,27 @@ def script_tensor(data_type: Any, dims: Sequence[int], key: str = "tensors/0", *
     }
 
 
+def npy_file(descr: Any, shape: Any, data: bytes, *, fortran: Any = False, version: int = 1) -> bytes:
+    """A NumPy array file; *descr*, *shape* and *fortran* are written as Python shows them."""
+    return npy_raw(f"{{'descr': {descr!r}, 'fortran_order': {fortran!r}, 'shape': {shape!r}, }}", data, version=version)
+
+
+def npy_raw(header: str | bytes, data: bytes = b"", *, version: int = 1, length: int | None = None) -> bytes:
+    """A NumPy array file of any header; *length* is what it claims to be."""
+    if isinstance(header, str):
+        header = header.encode("utf-8" if version == 3 else "latin-1")
+    start = 10 if version == 1 else 12
+    header += b" " * (-(start + len(header) + 1) % 64) + b"\n"
+    count = len(header) if length is None else length
+    return b"\x93NUMPY" + bytes([version, 0]) + count.to_bytes(start - 8, "little") + header + data
+
+
+def smallest_npz() -> bytes:
+    """One array, stored."""
+    array = npy_file("<f4", (2,), np.array([1, 2], "<f4").tobytes())
+    return zip_file([("w.npy", array)], align=1, descriptors=False, zip64="")
+
+
 def smallest_pt2() -> bytes:
     """Two float32 values named "w", in an archive without padding."""
     data = np.array([1, 2], "<f4").tobytes()
@@ -568,6 +589,7 @@ SMALLEST: dict[str, Callable[[], bytes]] = {
     "pickle": smallest_pickle,
     "npy": smallest_npy,
     "torchscript": smallest_torchscript,
+    "npz": smallest_npz,
     "torchscript-json": smallest_script_json,
     "torch-package": smallest_package,
     "pt2": smallest_pt2,

@@ -238,6 +238,14 @@ class Source:
             return memoryview(self.region)[offset : offset + count]
         return self._read(offset, count)
 
+    def peek(self, offset: int, count: int) -> bytes:
+        """The same as a copy: of a mapped file too, a few bytes are read sooner than a page is faulted in."""
+        if self._file is not None and self._file.descriptor >= 0 and hasattr(os, "pread"):
+            data = os.pread(self._file.descriptor, max(min(count, self.size - offset), 0), self.origin + offset)
+            if len(data) == count:
+                return data
+        return bytes(self.fetch(offset, count))
+
     def _read(self, offset: int, count: int) -> memoryview:
         """Read *count* bytes into new memory."""
         assert self._file is not None

@@ -11,12 +11,13 @@ from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, r
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
-from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, DtypeTable, Index, Records, Spellings, TensorEntry
+from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
+from fastload._native.tables import DtypeTable, Spellings
 from fastload._native.view import Region, direct_view, view
 from fastload._native.zip import (
     END_SEARCH_BYTES,

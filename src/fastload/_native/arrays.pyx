@@ -140,12 +140,7 @@ cdef tuple find_dtype(Calls calls, uint32_t node, bint is_mask):
             what = f"{text_of_node(calls.graph, called.x)}.{text_of_node(calls.graph, called.y)}{what}"
         raise UnsupportedError(f"the dtype of an array cannot be read: {what}")
     name, dtype, unit, swapped = found
-    if name in index.dtypes.names[:index.dtypes.count - len(index.dtypes.extra)]:
-        return index.dtypes.names.index(name), swapped
-    if dtype in index.dtypes.extra:
-        return index.dtypes.count - len(index.dtypes.extra) + index.dtypes.extra.index(dtype), swapped
-    index.dtypes = index.dtypes.extended(name, dtype, unit)
-    return index.dtypes.count - 1, swapped
+    return index.code_for(name, dtype, unit), swapped
 
 
 cdef int read_data(Calls calls, uint32_t node, Row *row) except -1 with gil:

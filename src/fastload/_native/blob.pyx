@@ -10,7 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, OWN_BYTES, REDUCE, STR8, TEXT, Graph, Node, Slice, bytes_of, wide,
 )
-from fastload._native.index cimport DtypeTable, Index
+from fastload._native.index cimport Index
+from fastload._native.tables cimport DtypeTable
 from fastload._native.calls cimport ENCODE, LOADER, Call, Calls, Vocabulary
 from fastload._native.stream cimport Blob, read_blob, read_pickles
 

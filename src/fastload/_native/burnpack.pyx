@@ -20,9 +20,8 @@ from fastload._native.cbor cimport (
     read_text, simple_value, skip_value,
 )
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, take, tell
-from fastload._native.index cimport (
-    IDENTIFIED, MAX_DIMENSIONS, OPAQUE, DtypeTable, Extent, Index, Row, Spellings, code_of, size_in_bytes,
-)
+from fastload._native.index cimport IDENTIFIED, MAX_DIMENSIONS, OPAQUE, Extent, Index, Row, size_in_bytes
+from fastload._native.tables cimport DtypeTable, Spellings, code_of
 from fastload._native.json cimport Text, is_text
 from fastload._native.names cimport Span, append_name, index_names
 from fastload._native.order cimport name_of, sort_rows

@@ -4,10 +4,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastload._native.index cimport (
-    ELSEWHERE, MAX_DIMENSIONS, NO_STORAGE, PACKED, STRIDED, TEXT_KEY, INT_KEY, Index, Row, Segment, add_overflows,
-    multiply_overflows, size_in_bytes,
+    ELSEWHERE, MAX_DIMENSIONS, NO_STORAGE, PACKED, STRIDED, SWAPPED, TEXT_KEY, INT_KEY, Index, Row, Segment,
+    add_overflows, multiply_overflows, size_in_bytes,
 )
-from fastload._native.names cimport append_name, index_names
+from fastload._native.names cimport add_name, append_name, index_names
 from fastload._native.vector cimport reserve
 
 from fastload._native.index import KINDS
@@ -88,9 +88,22 @@ cdef uint64_t counted(value, str what) except? 0:
     raise FormatError(f"its {what} is no count: {value!r}")
 
 
+cdef bint add_free_name(Index index, bytes name) except? True:
+    """Name the next row: as is, or, in an Index that finds names at once, by the first free variant; whether by one."""
+    cdef bytes variant = name
+    number = 1
+    if index.names.slots == NULL:
+        append_name(&index.names, name, len(name))
+        return False
+    while add_name(&index.names, variant, len(variant)) < 0:
+        number += 1
+        variant = b"%b#%d" % (name, number)
+    return number > 1
+
+
 def append(
     Index index not None, tuple key_path not None, int dtype, shape, *, strides=None, storage=None, offset=0,
-    size_t kind=0,
+    size_t kind=0, bint swapped=False,
 ):
     """Add one tensor to an Index that is being made in Python; the name is the keys joined by dots.
 
@@ -109,6 +122,8 @@ def append(
         Of the first element, in elements.
     kind : int
         Its place in KINDS.
+    swapped : bool
+        Whether the bytes are big-endian, of a storage that is no record.
 
     Raises
     ------
@@ -132,6 +147,7 @@ def append(
         raise IndexError(dtype)
     row.dtype = dtype
     row.kind = kind
+    row.flags = SWAPPED if swapped else 0
     if storage is not None:
         row.storage = storage
         if row.storage >= index.records_count() + index.extents_count:
@@ -155,8 +171,7 @@ def append(
             segments[i].length = <uint32_t>length
             segments[i].kind = INT_KEY if isinstance(key, int) else TEXT_KEY
         add_geometry(index, &row, scratch, scratch + ndim, ndim, 0, counted(offset, "offset"), declared)
-        append_name(&index.names, name, len(name))
-        index.add_path(segments, len(key_path), False)
+        index.add_path(segments, len(key_path), add_free_name(index, name))
         index.add_row(&row)
     finally:
         free(scratch)
@@ -173,15 +188,18 @@ def add_storage(Index index not None, uint64_t position, uint64_t size, uint64_t
     return index.add_extent(position, size, False)
 
 
-def promise_storage(Index index not None, uint64_t size, bint is_view):
+def promise_storage(Index index not None, uint64_t size, bint is_view, make=None):
     """Note a storage of *size* bytes that is not looked for now; returns its number for `append`.
 
     Where *is_view*, it lies in a file within the source, and the source's `entry_of(row)` gives the entry that the
-    tensor has there; else it must be put together. The arrays of such tensors are not for `view` to make.
+    tensor has there; else it must be put together: *make* gives its bytes, or, without that, the arrays of such tensors
+    are not for `view` to make.
     """
     number = index.add_extent(0, size, True)
     if is_view:
         index.extents[index.extents_count - 1].position = ELSEWHERE
+    if make is not None:
+        index.held[number] = make
     return number
 
 

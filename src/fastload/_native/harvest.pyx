@@ -20,10 +20,11 @@ from fastload._native.calls cimport (
 )
 from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item
 from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice
-from fastload._native.index cimport TEXT_KEY, DtypeTable, Index, Records, Row, Segment
+from fastload._native.index cimport TEXT_KEY, Index, Records, Row, Segment
+from fastload._native.tables cimport DtypeTable
 from fastload._native.keys cimport Keys, Text
 from fastload._native.modules cimport ModuleContents
-from fastload._native.names cimport add_name, append_name, find_name, index_names
+from fastload._native.names cimport add_name, append_name, find_name, index_names, reserve_names
 from fastload._native.recipe cimport Recipe
 from fastload._native.utf8 cimport is_ascii, is_utf8
 from fastload._native.vector cimport reserve
@@ -448,15 +449,15 @@ cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, 
 
 
 def harvest(
-    list parts not None, Vocabulary vocabulary not None, source, DtypeTable dtypes not None, Records records not None,
+    parts not None, Vocabulary vocabulary not None, source, DtypeTable dtypes not None, Records records not None,
     bint swapped=False, bint attributes=False,
 ):
     """The Index of the tensors of the pickles of a file.
 
     Parameters
     ----------
-    parts : list of Part
-        The pickles, in order.
+    parts : list of Part, or of functions
+        The pickles, in order; a function adds what stands between them to the Index that it is given, by `append`.
     vocabulary : Vocabulary
         What their globals mean.
     source, dtypes, records, swapped
@@ -478,8 +479,13 @@ def harvest(
     # done again, each name being looked up at once.
     for careful in (False, True):
         index = Index(source, dtypes, records, swapped)
+        if careful:
+            reserve_names(&index.names, 1)           # so that `append` looks names up too
         for part in parts:
-            walk_once(part, vocabulary, index, careful, attributes)
+            if isinstance(part, Part):
+                walk_once(part, vocabulary, index, careful, attributes)
+            else:
+                part(index)
         if careful or index_names(&index.names) < 0:
             break
     return index

@@ -12,6 +12,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
+from fastload._native.tables cimport DtypeTable
 from fastload._native.names cimport Span, add_name, find_name, free_names
 from fastload._native.utf8 cimport is_ascii
 from fastload._native.vector cimport reserve
@@ -31,50 +32,6 @@ cdef enum:
 
 cdef int raise_too_many_dims() except -1 with gil:
     raise LimitError("the shapes hold more than 2**32 numbers")
-
-
-@cython.final
-cdef class DtypeTable:
-    """The rows of `fastload.dtypes.DTYPES` as the core needs them: name, bits, unit of swapping, elements a byte.
-
-    Attributes
-    ----------
-    names : tuple of str
-    extra : tuple of numpy.dtype
-        Behind the rows that every table has: those of one file's NumPy arrays that none of them describes.
-    """
-
-    def __init__(self, rows, extra=()):
-        cdef size_t code
-        if len(rows) > 256:
-            raise LimitError("the arrays of the file have more than 200 unusual dtypes")
-        self.rows = tuple(rows)
-        self.extra = tuple(extra)
-        self.names = tuple(row[0] for row in rows)
-        self.count = len(rows)
-        for code, (_, bits, swap, packed) in enumerate(rows):
-            self.bits[code] = bits
-            self.swap[code] = swap
-            self.packed[code] = packed
-
-    cdef DtypeTable extended(self, str name, dtype, int swap):
-        """The same table with one more row, for a dtype of NumPy's; *swap* is the unit in bytes to be reversed."""
-        return DtypeTable((*self.rows, (name, dtype.itemsize * 8, swap, 1)), (*self.extra, dtype))
-
-
-@cython.final
-cdef class Spellings:
-    """How one format spells dtypes: a mapping of text to code."""
-
-    def __init__(self, dict codes):
-        if len(codes) > 64 or any(len(text) > 16 for text in codes):
-            raise ValueError("at most 64 spellings of at most 16 bytes")
-        for text, code in codes.items():
-            encoded = text.encode("ascii")
-            memcpy(self.rows[self.count].text, <const char *>encoded, len(encoded))
-            self.rows[self.count].length = len(encoded)
-            self.rows[self.count].code = code
-            self.count += 1
 
 
 @cython.final
@@ -276,6 +233,19 @@ cdef class Index:
         if storage < self.records_count() and self.records.are_headed:
             return self.records.places[storage]
         return self.extent(storage).position
+
+    def code_for(self, str name not None, dtype, int unit):
+        """The row of the dtype table that *name* has; a new one of *dtype*, NumPy's, if none describes it.
+
+        *unit* is how many of its bytes are reversed together in big-endian data.
+        """
+        known = self.dtypes.count - len(self.dtypes.extra)
+        if name in self.dtypes.names[:known]:
+            return self.dtypes.names.index(name)
+        if dtype in self.dtypes.extra:
+            return known + self.dtypes.extra.index(dtype)
+        self.dtypes = self.dtypes.extended(name, dtype, unit)
+        return self.dtypes.count - 1
 
     def __len__(self):
         return self.names.count

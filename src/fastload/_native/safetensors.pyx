@@ -14,9 +14,8 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u64, tell
-from fastload._native.index cimport (
-    MAX_DIMENSIONS, DtypeTable, Extent, Index, Row, Spellings, code_of, size_in_bytes,
-)
+from fastload._native.index cimport MAX_DIMENSIONS, Extent, Index, Row, size_in_bytes
+from fastload._native.tables cimport DtypeTable, Spellings, code_of
 from fastload._native.json cimport (
     Json, Text, expect, follows, is_text, peek, read_number, read_string, skip_space, skip_value,
 )

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastload._native.graph cimport Graph, Slice
-from fastload._native.index cimport DtypeTable
+from fastload._native.tables cimport DtypeTable
 from fastload._native.calls cimport Vocabulary
 
 cdef struct Blob:            # a stream that holds a single storage and nothing else

@@ -19,7 +19,8 @@ from fastload._native.cursor cimport Cursor, point_at, read_u64
 from fastload._native.graph cimport (
     DICT, INT, LIST, LONG, PERSID, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
 )
-from fastload._native.index cimport DtypeTable, Extent, Index, Records, multiply_overflows
+from fastload._native.index cimport Extent, Index, Records, multiply_overflows
+from fastload._native.tables cimport DtypeTable
 from fastload._native.names cimport add_name, find_name, reserve_names
 from fastload._native.pickle cimport parse_at
 from fastload._native.calls cimport Identity, Calls, Vocabulary

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from fastload._native import Index
 from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
-from fastload.formats import burnpack, gzipped, nemo, npy, safetensors
+from fastload.formats import burnpack, gzipped, nemo, npy, npz, safetensors
 from fastload.formats.torch import bare_pickle, legacy, old_pt2, package, pt2, script_json, tar, torchscript
 from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
@@ -59,6 +59,7 @@ FORMATS: tuple[Format, ...] = (
     package,
     torchscript,
     script_json,
+    npz,
     torch_zip,
     legacy,
     tar,

@@ -1,47 +1,36 @@
 r"""NumPy's array file (.npy): one array, or one of Python objects, as MMdnn keeps its weights.
 
-    "\x93NUMPY", version in 2 bytes, length of the header, the header (a dict as Python writes it), the data
+    the header, the data
 
 The one array has the empty name. Objects are a pickle, which `numpy.load` refuses, or runs whatever it says: MMdnn's
 `X.npy` is a 0-d array of one dict of dicts of arrays, whose names here are layer.parameter.
 
-Format: numpy/lib/format.py.
+Format: numpy/lib/_format_impl.py of NumPy 2.
 """
 
 from __future__ import annotations
 
-import ast
-import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from fastload import dtypes
 from fastload._native import KINDS, Index, Records, add_storage, append, finish, parse
-from fastload.dtypes import CODES
-from fastload.errors import FormatError, LimitError, UnsupportedError
+from fastload.dtypes import CODES, DTYPES
+from fastload.errors import FormatError, UnsupportedError
+from fastload.formats.npy_header import MAGIC, USUAL_BYTES, Fetch, Header, dtype_of_name, header_bytes, read_header
 from fastload.formats.torch import saved
+from fastload.formats.torch.numpy_values import table_dtype
+from fastload.formats.writing import Outgoing
 from fastload.options import Options
 from fastload.source import Source
 
 NAME = "npy"
 
-MAGIC = b"\x93NUMPY"
-MAX_HEADER_BYTES = 65_536  # NumPy's own are a few hundred bytes; those of version 1 cannot be longer
-OBJECTS = re.compile(r"[<>|=]?O\d*")
-PLAIN = re.compile(r"[<>|=]?(\?|[biufc]\d{1,2})")
-LONG = re.compile(r"(?<=\d)L\b")  # how Python 2 ended some numbers
-MAX_DESCR = 80  # characters of a dtype that is no record's
-MAX_SIZE_BITS = 63  # of a dimension, and of all elements in bytes
-
-
-class _Header(NamedTuple):
-    """What the header says, and where the data begin."""
-
-    descr: str
-    fortran: bool
-    shape: tuple[int, ...]
-    data: int
+MAX_DIMENSIONS = 64  # of NumPy's arrays
+_NUMPY = KINDS.index("numpy")
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -54,28 +43,20 @@ def index(source: Source, options: Options) -> Index:
 
     Raises
     ------
+    TruncatedError
+        The file ends within the array.
     FormatError
         The header makes no sense, or the data are no sound pickle.
     UnsupportedError
-        An array of texts, times or records by itself.
+        An array of a dtype that cannot be had here, or several arrays in one file.
     """
     header = _header(source)
-    if OBJECTS.fullmatch(header.descr):
+    if header.is_pickled:
         return saved.index(_saved(source, header), source, options)
-    dtype = _plain_dtype(header.descr)
-    if dtype is None or dtype.name not in CODES or dtype.byteorder == ">":
-        raise UnsupportedError(f"is an array of {header.descr!r}, which cannot be read: use numpy.load")
     found = Index(source, dtypes.TABLE)
-    size = dtype.itemsize
-    strides: list[int] = []
-    for length in header.shape if header.fortran else header.shape[::-1]:
-        strides.append(size // dtype.itemsize)
-        size *= length
-    if size.bit_length() > MAX_SIZE_BITS:
-        raise LimitError(f"the array would have more than 2**{MAX_SIZE_BITS} bytes", offset=8)
-    storage = add_storage(found, header.data, size, source.size)
-    strides = strides if header.fortran else strides[::-1]
-    append(found, (), CODES[dtype.name], header.shape, strides=strides, storage=storage, kind=KINDS.index("numpy"))
+    storage = add_storage(found, header.begin, header.nbytes, source.size)
+    refuse_second(source.fetch, header, source.size)
+    append_array(found, (), header, storage)
     finish(found)
     return found
 
@@ -88,62 +69,112 @@ def metadata(source: Source, index: Index) -> dict[str, Any]:
 def objects(source: Source, options: Options) -> Any:
     """The objects of the array as plain Python values; arrays are their entries. Nothing, of any other array."""
     header = _header(source)
-    return saved.objects(_saved(source, header), source, options) if OBJECTS.fullmatch(header.descr) else {}
+    return saved.objects(_saved(source, header), source, options) if header.is_pickled else {}
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickle names, once each."""
     header = _header(source)
-    return saved.list_globals(_saved(source, header).graph) if OBJECTS.fullmatch(header.descr) else []
+    return saved.list_globals(_saved(source, header).graph) if header.is_pickled else []
 
 
 def verify(source: Source, index: Index) -> None:
-    """Check what `index` has left unchecked: nothing."""
+    """Check that nothing but the array is in the file."""
+    check_end(_header(source), source.size)
 
 
-def _plain_dtype(descr: str) -> np.dtype[Any] | None:
-    """The dtype of numbers that a header gives; None for any other."""
-    if not PLAIN.fullmatch(descr):
-        return None
-    try:
-        return np.dtype(descr)
-    except TypeError:  # of a size that no number has
-        return None
+def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
+    """What would be lost of a tensor, a line each.
+
+    Raises
+    ------
+    UnsupportedError
+        There is not exactly one, or it is of a dtype that NumPy lacks.
+    """
+    if len(tensors) != 1:
+        raise UnsupportedError(f"a .npy file holds exactly one array, and there are {len(tensors):,}: write .npz")
+    dtype_to_write(tensors[0])
+    return list_lost(metadata)
 
 
-def _saved(source: Source, header: _Header) -> saved.Saved:
-    return saved.Saved(parse(source.fetch(header.data, source.size - header.data), header.data), Records())
+def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None:
+    """Write the one tensor to *file*; its name has no place there."""
+    (tensor,) = tensors
+    file.write(header_bytes(dtype_to_write(tensor), tensor.shape))
+    for chunk in tensor.chunks():
+        file.write(chunk)
 
 
-def _header(source: Source) -> _Header:
-    version = source.fetch(6, 2)[0]
-    if version not in (1, 2, 3):
-        raise UnsupportedError(f"is a NumPy array file of version {version}, which does not exist yet")
-    width = 2 if version == 1 else 4
-    length = int.from_bytes(source.fetch(8, width), "little")
-    if length > MAX_HEADER_BYTES:
-        raise FormatError(f"the header claims {length:,} bytes, which no array needs", offset=8)
-    text = bytes(source.fetch(8 + width, length)).decode("utf-8" if version == 3 else "latin-1", "replace")
-    fields = _evaluate(text)
-    if fields is None and version < 3:
-        fields = _evaluate(LONG.sub("", text))
-    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
-        raise FormatError("the header is not the dict of descr, fortran_order and shape that it should be", offset=8)
-    descr, shape, fortran = fields["descr"], fields["shape"], fields["fortran_order"]
-    if isinstance(descr, (list, tuple)):
-        raise UnsupportedError("is an array of records, which cannot be read: use numpy.load")
-    if not isinstance(descr, str) or len(descr) > MAX_DESCR or not isinstance(fortran, bool):
-        raise FormatError("the header has no dtype, or no order of elements", offset=8)
-    if not isinstance(shape, tuple) or not all(
-        type(size) is int and size >= 0 and size.bit_length() <= MAX_SIZE_BITS for size in shape
-    ):
-        raise FormatError("the header has no shape: what should be a tuple of sizes is none", offset=8)
-    return _Header(descr, fortran, shape, 8 + width + length)
+# What .npz needs of the same.
 
 
-def _evaluate(text: str) -> Any:
-    """What a header says; None where it is no literal."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return None
+def append_array(index: Index, key_path: tuple[str, ...], header: Header, storage: int) -> None:
+    """Add the array of a header, whose data are a *storage*, to an Index."""
+    code, name, dtype, unit, swapped = _row(header.dtype)
+    if code < 0:
+        code = index.code_for(name, dtype, unit)
+    strides = header.strides if header.fortran else None
+    append(index, key_path, code, header.shape, strides=strides, storage=storage, kind=_NUMPY, swapped=swapped)
+
+
+def refuse_second(fetch: Fetch, header: Header, size: int) -> None:
+    """Refuse a file of several arrays, one after the other, as calls of `numpy.save` on one open file make it."""
+    end = header.begin + header.nbytes
+    if size - end >= len(MAGIC) and bytes(fetch(end, len(MAGIC))) == MAGIC:
+        raise UnsupportedError(
+            "holds several arrays, one after the other, of which numpy.load gives the first: load them from the open"
+            " file one by one, and write them to a .npz",
+            offset=end,
+        )
+
+
+def check_end(header: Header, size: int) -> None:
+    """See that an array of *size* bytes with its header ends where they do; where a pickle ends, it says itself."""
+    if not header.is_pickled and header.begin + header.nbytes != size:
+        extra = size - header.begin - header.nbytes
+        raise FormatError(f"{extra:,} bytes follow the array that the header describes", offset=size - extra)
+
+
+def dtype_to_write(tensor: Outgoing) -> np.dtype[Any]:
+    """The dtype that NumPy is to find in a file.
+
+    Raises
+    ------
+    UnsupportedError
+        NumPy has none, or no array of so many dimensions.
+    """
+    known = DTYPES[CODES[tensor.dtype]].numpy if tensor.dtype in CODES else None
+    dtype = dtype_of_name(tensor.dtype if known is None else known)
+    if dtype is None or (known and dtype.name != tensor.dtype) or dtype.byteorder == ">":
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} is {tensor.dtype}, which NumPy's files cannot hold: cast it, or write safetensors"
+        )
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions, and NumPy's arrays at most {MAX_DIMENSIONS}"
+        )
+    return dtype
+
+
+def list_lost(metadata: Mapping[str, Any]) -> list[str]:
+    """What NumPy's files have no place for, a line each."""
+    if not metadata:
+        return []
+    keys = ", ".join(repr(key) for key in list(metadata)[:10])
+    more = f" and {len(metadata) - 10:,} more" if len(metadata) > 10 else ""
+    return [f"the metadata ({keys}{more}): NumPy's files hold none"]
+
+
+def _header(source: Source) -> Header:
+    return read_header(bytes(source.fetch(0, min(USUAL_BYTES, source.size))), source.fetch)
+
+
+@lru_cache(maxsize=64)
+def _row(dtype: np.dtype[Any]) -> tuple[int, str, np.dtype[Any], int, bool]:
+    """What the core takes a dtype for, and the row of the table that every file has, or -1."""
+    name, native, unit, swapped = table_dtype(dtype)
+    return CODES.get(name, -1), name, native, unit, swapped
+
+
+def _saved(source: Source, header: Header) -> saved.Saved:
+    return saved.Saved(parse(source.fetch(header.begin, source.size - header.begin), header.begin), Records())

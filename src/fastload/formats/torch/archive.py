@@ -105,7 +105,7 @@ def _root(records: Records) -> str:
     root = folder + slash if slash else ""
     if any(records.find(root + name) >= 0 for name in ROOTS):
         return root
-    names = records.list_names()
+    names = [name for name in records.list_names() if name.endswith(ROOTS)]
     for name in ROOTS:
         roots = [found.removesuffix(name) for found in names if found == name or found.endswith(f"/{name}")]
         if len(roots) == 1:

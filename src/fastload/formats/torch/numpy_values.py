@@ -18,7 +18,7 @@ import numpy as np
 from fastload._native import Record
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 
-__all__ = ["bytes_of_length", "mask_dtype_of", "numpy_dtype_of", "numpy_scalar"]
+__all__ = ["bytes_of_length", "mask_dtype_of", "numpy_dtype_of", "numpy_scalar", "table_dtype"]
 
 MAX_FIELDS = 4096  # of one structured dtype
 # Fields of the structured dtypes within one, in all: these may share each other, and to hash, compare or show a dtype
@@ -29,6 +29,7 @@ MAX_DEPTH = 16  # of structured dtypes within each other
 
 _SPELLING = re.compile(r"[<>|=]?(\?|[bBiufcSUVmM]\d{1,10}|[mM])", re.ASCII)
 _OBJECTS = re.compile(r"[|]?O\d{0,2}", re.ASCII)
+_SWAP_BYTES = {"U": 4, "M": 8, "m": 8}  # of the kinds of arrays beside the numbers that have an order of bytes
 _BYTE_ORDERS = ("<", ">", "|", "=")
 _UNITS = frozenset(["generic", "Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"])
 _RECORDS = frozenset(
@@ -75,6 +76,28 @@ def _mask(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.fields is None or dtype.names is None:
         return np.dtype("?")
     return np.dtype([(name, _mask(dtype.fields[name][0])) for name in dtype.names])
+
+
+def table_dtype(dtype: np.dtype[Any]) -> tuple[str, np.dtype[Any], int, bool]:
+    """What the core is to take a dtype for: the name of a row of `DTYPES` where one describes it.
+
+    Returns
+    -------
+    tuple
+        (name, dtype, unit in bytes that is reversed in big-endian data, whether its bytes are big-endian). Fields of
+        records are shown in the order of bytes that they have.
+    """
+    native = dtype.newbyteorder("=")
+    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
+        return native.name, native, 1, dtype.byteorder == ">"
+    if dtype.kind in _SWAP_BYTES:
+        return native.str, native, _SWAP_BYTES[dtype.kind], dtype.byteorder == ">"
+    if dtype.names is None:
+        return dtype.str, dtype, 1, False
+    try:
+        return str(dtype.descr), dtype, 1, False
+    except ValueError:  # of fields that overlap, or stand in another order, there is no such list
+        return str(dtype), dtype, 1, False
 
 
 def numpy_scalar(dtype: object, data: object) -> Any:

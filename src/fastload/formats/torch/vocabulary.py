@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastload._native import Vocabulary
-from fastload.dtypes import CODES, TORCH_DTYPES, TORCH_STORAGES, numpy_dtype
+from fastload.dtypes import TORCH_DTYPES, TORCH_STORAGES
 from fastload.entry import Quantization
-from fastload.formats.torch.numpy_values import mask_dtype_of, numpy_dtype_of
+from fastload.formats.torch.numpy_values import mask_dtype_of, numpy_dtype_of, table_dtype
 from fastload.formats.torch.values import MAKERS, mapping
 
 __all__ = ["GLOBALS", "VOCABULARY"]
@@ -39,7 +39,6 @@ def _wrapper(module: str, name: str, arguments: str, kind: str = "tensor") -> Gl
 
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")  # before and since NumPy 2
-_SWAP_BYTES = {"U": 4, "M": 8, "m": 8}  # of the kinds of arrays beside the numbers that have an order of bytes
 _BUILTINS = ("builtins", "__builtin__")  # of Python 3 and 2
 _OLD_TENSORS = ("Double", "Float", "Half", "Long", "Int", "Short", "Char", "Byte", "Bool", "BFloat16")
 
@@ -140,21 +139,7 @@ def _array_dtype(args: tuple[Any, ...], state: object, is_mask: bool) -> tuple[s
         dtype that cannot be had. Fields of records are shown in the order of bytes that they have.
     """
     dtype = mask_dtype_of(args, state) if is_mask else numpy_dtype_of(args, state)
-    if dtype is None:
-        return None
-    native = dtype.newbyteorder("=")
-    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
-        return native.name, native, 1, dtype.byteorder == ">"
-    if dtype.kind in _SWAP_BYTES:
-        return native.str, native, _SWAP_BYTES[dtype.kind], dtype.byteorder == ">"
-    return dtype.str if dtype.names is None else _name_records(dtype), dtype, 1, False
-
-
-def _name_records(dtype: np.dtype[Any]) -> str:
-    try:
-        return str(dtype.descr)
-    except ValueError:  # of fields that overlap, or stand in another order, there is no such list
-        return str(dtype)
+    return None if dtype is None else table_dtype(dtype)
 
 
 VOCABULARY = Vocabulary(GLOBALS, MAKERS, mapping, _array_dtype, Quantization)

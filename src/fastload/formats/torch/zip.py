@@ -63,8 +63,6 @@ def _saved(source: Source) -> saved.Saved:
 def _refuse(opened: archive.Archive) -> None:
     """Say what an archive without a saved object is."""
     names = opened.records.list_names()
-    if all(name.endswith(".npy") for name in names):
-        raise UnsupportedError("is a NumPy archive (.npz), which this fastload cannot read yet: use numpy.load")
     if any(name.endswith("/data.pkl") for name in names):
         raise UnsupportedError("holds several saved objects (data.pkl) in different folders: take them apart first")
     if any(name.startswith(f"{opened.root}data/") for name in names):
