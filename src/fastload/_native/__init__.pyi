@@ -34,8 +34,8 @@ __all__ = [
     "build",
     "build_state",
     "check",
-    "direct_view",
     "convert",
+    "direct_view",
     "filesystem_type",
     "find_directory",
     "finish",
@@ -52,8 +52,8 @@ __all__ = [
     "read_header",
     "read_length",
     "read_stream",
-    "renumber",
     "rename_exclusively",
+    "renumber",
     "view",
 ]
 
