@@ -25,7 +25,7 @@ LAYERS = [
     ["cli"],
     ["__init__"],
     ["config"],
-    ["save"],
+    ["saving"],
     ["outgoing"],
     ["checkpoint"],
     ["scan"],

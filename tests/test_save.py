@@ -15,7 +15,7 @@ from fastload import SaveError, SaveReport, UnsupportedError
 from fastload.dtypes import DTYPES
 from fastload.formats import safetensors, writing
 from fastload.formats.torch import write as torch_write
-from fastload.save import WRITERS, writer_of
+from fastload.saving import WRITERS, writer_of
 
 WEIGHTS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 

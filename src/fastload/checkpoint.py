@@ -11,23 +11,26 @@ import numpy as np
 from fastload import folders
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
-from fastload.formats.torch import modules
 from fastload.options import Io, Options
-from fastload.plan import adapt, cast, contiguous, fuse, remap, select
-from fastload.plan.adapt import Adapter, Types
-from fastload.plan.match import Patterns, patterns_of
-from fastload.plan.table import Table
-from fastload.planned import Explanation, PlannedTensors, Step
-from fastload.report import LoadReport
-from fastload.scan import PickledGlobal, classify
 from fastload.source import Source
-from fastload.target import Strict, load_into
 from fastload.tensors import Tensors, open_source
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Buffer
+
+    from fastload.formats.torch.modules import ModuleNode
+    from fastload.plan import fuse
+    from fastload.plan.adapt import Adapter, Types
+    from fastload.plan.cast import CastRules
+    from fastload.plan.match import Patterns
+    from fastload.plan.remap import Rules
+    from fastload.plan.table import Table
+    from fastload.planned import Explanation
+    from fastload.report import LoadReport
+    from fastload.scan import PickledGlobal
+    from fastload.target import Strict
 
 __all__ = ["Checkpoint", "open"]
 
@@ -124,7 +127,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         return self._open_tensors().objects()
 
-    def module_tree(self) -> modules.ModuleNode:
+    def module_tree(self) -> ModuleNode:
         """The modules of a model that was saved whole, with their classes by name and their attributes; made anew.
 
         Returns
@@ -140,6 +143,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         LimitError
             There are more objects than can be shown.
         """
+        from fastload.formats.torch import modules
+
         tensors = self._open_tensors()
         try:
             return modules.tree(tensors.objects())
@@ -151,6 +156,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
         fastload itself imports and calls none of them. A format without pickles has none.
         """
+        from fastload.scan import classify
+
         return classify(self._open_tensors().list_globals())
 
     def entry(self, name: str) -> TensorEntry:
@@ -189,7 +196,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         return self._open_tensors().still_valid()
 
-    # The plan: each step gives a new checkpoint over the same file, and reads nothing.
+    # The plan: each step gives a new checkpoint over the same file, and reads nothing. What a step needs is imported
+    # with the first one, since opening a file needs none of it.
 
     def subtree(self, path: str) -> Checkpoint:
         """The tensors whose names begin with *path* and a dot, without those.
@@ -199,6 +207,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         TensorNotFoundError
             There are none; the message offers near paths.
         """
+        from fastload.plan import select
+
         return self._after("subtree", lambda table, rows: select.subtree(table, path))
 
     def select(
@@ -219,6 +229,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A pattern is none, or matches nothing where that is an error.
         """
+        from fastload.plan import select
+        from fastload.plan.match import patterns_of
+
         include, exclude = patterns_of(include) if include is not None else None, patterns_of(exclude)
         return self._after(
             "select",
@@ -235,6 +248,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             Two tensors would come to one name.
         """
+        from fastload.plan import remap
+
         kept = {segments} if isinstance(segments, str) else set(segments)
         return self._after("drop_segments", lambda table, rows: remap.drop_segments(table, kept))
 
@@ -246,10 +261,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             Two tensors would come to one name, or, where *strict*, a name is not there.
         """
+        from fastload.plan import remap
+
         fixed = dict(mapping)
         return self._after("rename", lambda table, rows: remap.rename(table, fixed, strict=strict))
 
-    def remap(self, rules: remap.Rules, *, strict: bool = False) -> Checkpoint:
+    def remap(self, rules: Rules, *, strict: bool = False) -> Checkpoint:
         r"""The same tensors, renamed by patterns in Python's `re` syntax, or by a function of a name.
 
         Each (pattern, replacement) pair is applied to all matches in what the pairs before it have made; groups are
@@ -260,6 +277,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A pattern or replacement is bad, or two tensors would come to one name: both are named.
         """
+        from fastload.plan import remap
+
         fixed = rules if callable(rules) else list(rules.items() if isinstance(rules, Mapping) else rules)
         return self._after("remap", lambda table, rows: remap.remap(table, fixed, strict=strict))
 
@@ -276,6 +295,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             Two tensors would come to one name, as ``w.7`` and ``w.007`` would.
         """
+        from fastload.plan import contiguous
+
         return self._after(
             "contiguous_indices",
             lambda table, rows: contiguous.contiguous_indices(table, under=under, except_under=except_under),
@@ -289,6 +310,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A pattern is bad or matches nothing, the sizes do not come to the tensor's, or names collide.
         """
+        from fastload.plan import fuse
+
         return self._after("split", lambda table, rows: fuse.split(table, rows, rules))
 
     def concat(self, *rules: fuse.Concat | tuple[Any, ...]) -> Checkpoint:
@@ -299,11 +322,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A pattern is bad or matches nothing, a part is missing, parts do not fit, or names collide.
         """
+        from fastload.plan import fuse
+
         return self._after("concat", lambda table, rows: fuse.concat(table, rows, rules))
 
     def cast(
         self,
-        rules: cast.CastRules,
+        rules: CastRules,
         where: Callable[[TensorEntry], object] | None = None,
         *,
         integers: bool = False,
@@ -316,6 +341,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A dtype is unknown, or one to which a tensor cannot be cast.
         """
+        from fastload.plan import cast
+
         fixed = rules if isinstance(rules, str) else dict(rules)
         return self._after(
             "cast",
@@ -333,6 +360,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A rule may apply and the type of its module is not known: the tensors are named. Or names would collide.
         """
+        from fastload.plan import adapt
+        from fastload.plan.adapt import Adapter
+
         fixed = (adapters,) if isinstance(adapters, Adapter) else tuple(adapters)
         return self._after(
             "adapt",
@@ -344,6 +374,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
         In the order of the result; then the tensors that a step has left out. Each prints as one line.
         """
+        from fastload.planned import PlannedTensors
+
         tensors = self._open_tensors()
         planned = tensors if isinstance(tensors, PlannedTensors) else PlannedTensors(tensors)
         return planned.explain()
@@ -368,9 +400,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
         LoadError
             Something is missing or does not fit; its `report` has everything.
         """
+        from fastload.target import load_into
+
         return load_into(self._open_tensors(), target, strict=strict, staged=staged)
 
     def _after(self, name: str, apply: Callable[[Table, Tensors], Table]) -> Checkpoint:
+        from fastload.planned import PlannedTensors, Step
+
         step = Step(name, apply)
         return Checkpoint(PlannedTensors.after(self._open_tensors(), step, self._options.allow_copy), self._options)
 
@@ -511,6 +547,8 @@ def open(
 
 def _module_types(tensors: Tensors) -> dict[str, str]:
     """The classes of the modules of a file that has some, without their modules, by dotted path."""
+    from fastload.formats.torch import modules
+
     try:
         tree = modules.tree(tensors.objects())
     except UnsupportedError:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from fastload._native import Index
 from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
-from fastload.formats import burnpack, gzipped, nemo, npy, npz, safetensors
-from fastload.formats.torch import bare_pickle, legacy, old_pt2, package, pt2, script_json, tar, torchscript
-from fastload.formats.torch import zip as torch_zip
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "detect", "detect_container", "is_shard_index"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "Row", "detect", "detect_container", "is_shard_index"]
 
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before JSON or HTML
 MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is told from other JSON
@@ -54,28 +53,78 @@ class Container(Protocol):
         """The files in it that hold tensors."""
 
 
-FORMATS: tuple[Format, ...] = (
-    pt2,
-    package,
-    torchscript,
-    script_json,
-    npz,
-    torch_zip,
-    legacy,
-    tar,
-    safetensors,
-    burnpack,
-    npy,
-    bare_pickle,
+class Row:
+    """A format or container of the table: its module is imported when a file may be of it, for each takes its time.
+
+    Parameters
+    ----------
+    module : str
+        Below this package.
+    may_be : function
+        Of the first bytes of a file: whether it is worth to ask the module.
+    """
+
+    __slots__ = ("_may_be", "_module")
+
+    def __init__(self, module: str, may_be: Callable[[bytes], bool]) -> None:
+        self._module = module
+        self._may_be = may_be
+
+    def load(self) -> Any:
+        """The module."""
+        return import_module(f"{__name__}.{self._module}")
+
+    @property
+    def NAME(self) -> str:  # noqa: N802: as the module has it
+        """The name of the format."""
+        name: str = self.load().NAME
+        return name
+
+    def probe(self, source: Source, head: bytes) -> bool:
+        """Whether *source*, which begins with *head*, is of this sort."""
+        return self._may_be(head) and self.load().probe(source, head)
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith((b"PK\3\4", b"PK\5\6"))
+
+
+def _is_pickle(head: bytes) -> bool:
+    return head.startswith((b"\x80", b"L"))  # the mark of protocols 2 to 5, and how the others begin with a number
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[148:154].strip(b" \0").isdigit()  # of its checksum
+
+
+# In the order in which they are asked.
+FORMATS = (
+    Row("safetensors", lambda head: head[8:9] == b"{"),
+    Row("torch.pt2", _is_zip),
+    Row("torch.package", _is_zip),
+    Row("torch.torchscript", _is_zip),
+    Row("torch.script_json", _is_zip),
+    Row("npz", _is_zip),
+    Row("torch.zip", _is_zip),
+    Row("torch.legacy", _is_pickle),
+    Row("torch.tar", _is_tar),
+    Row("burnpack", lambda head: head.startswith(b"NRUB")),
+    Row("npy", lambda head: head.startswith(b"\x93NUMPY")),
+    Row("torch.bare_pickle", lambda head: True),
 )
-CONTAINERS: tuple[Container, ...] = (gzipped, nemo, old_pt2)
+CONTAINERS = (
+    Row("gzipped", lambda head: head.startswith(b"\x1f\x8b")),
+    Row("nemo", _is_tar),
+    Row("torch.old_pt2", _is_zip),
+)
 
 
 def detect_container(source: Source) -> Container | None:
     """What *source* is wrapped in, if anything."""
     head = source.head()
-    for container in CONTAINERS:
-        if container.probe(source, head):
+    for row in CONTAINERS:
+        if row.probe(source, head):
+            container: Container = row.load()
             return container
     return None
 
@@ -83,7 +132,7 @@ def detect_container(source: Source) -> Container | None:
 def is_shard_index(source: Source) -> bool:
     """Whether *source* is the index of a sharded checkpoint: JSON with a `weight_map`, and of no format of ours."""
     head = source.head()
-    return _names_shards(source, head) and not any(format.probe(source, head) for format in FORMATS)
+    return _names_shards(source, head) and not any(row.probe(source, head) for row in FORMATS)
 
 
 def _names_shards(source: Source, head: bytes) -> bool:
@@ -102,8 +151,9 @@ def detect(source: Source) -> Format:
         One that it knows and cannot read.
     """
     head = source.head()
-    for format in FORMATS:
-        if format.probe(source, head):
+    for row in FORMATS:
+        if row.probe(source, head):
+            format: Format = row.load()
             return format
     from fastload.formats import foreign  # only what cannot be read needs its tables
 
@@ -114,7 +164,8 @@ def detect(source: Source) -> Format:
     if head.lstrip(BLANK).startswith(b"{"):
         raise UnknownFormatError("is JSON, a configuration perhaps, and holds no tensors")
     if head[8:9] == b"{":
-        return safetensors  # whose header claims too many bytes, as it will say
+        claimed: Format = FORMATS[0].load()  # safetensors, whose header claims too many bytes, as it will say
+        return claimed
     if len(head) <= 8:
         raise TruncatedError(f"has only {len(head)} bytes, too few for any checkpoint: fetch it again")
     raise foreign.unknown(head)
