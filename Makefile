@@ -26,8 +26,8 @@ sanitize: build/sanitize/built
 	cd build/sanitize && PYTHONPATH=src PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	sh -c '../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native tests/formats && \
-	../../.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-100000}'
+	sh -c '../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native && \
+	../../.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-5000}'
 
 coverage: build/coverage/built
 	cd build/coverage && PYTHONPATH=src ../../.venv/bin/python -m coverage run -m pytest -q -m 'not slow'

@@ -78,7 +78,7 @@ def persistent_names(count):
 BIG = listed(b"K\1" for _ in range(1_000_000))
 LONG_TEXT = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
 FRAGMENTS = {
-    "modules 200,000 deep": modules(200_000),
+    "modules 50,000 deep": modules(50_000),
     "objects 10,000 deep": objects(10_000),
     "names times buffers": persistent_names(20_000),
     "one dtype for all arrays": stored(F4) + listed(array(get(900)) for _ in range(MANY)),
