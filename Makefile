@@ -21,12 +21,15 @@ fuzz: .venv/with-test
 	.venv/bin/python -X dev -m pytest -q tests/hostile
 	.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-1000000}
 
+# Not the tests of bombs and leaks: they measure time and memory, and the sanitizers take much of both.
+SANITIZED := tests/native $(filter-out %bombs.py %bombs_of_parts.py %leaks.py,$(wildcard tests/hostile/test_*.py))
+
 # The sanitizers' runtimes have to be first in the process, and Python's own allocator would hide overruns from them.
 sanitize: build/sanitize/built
 	cd build/sanitize && PYTHONPATH=src PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	sh -c '../../.venv/bin/python -m pytest -q --capture=sys tests/hostile tests/native && \
+	sh -c '../../.venv/bin/python -m pytest -q --capture=sys $(SANITIZED) && \
 	../../.venv/bin/python tests/fuzz.py $${FASTLOAD_FUZZ_ROUNDS:-5000}'
 
 coverage: build/coverage/built
