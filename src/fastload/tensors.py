@@ -230,7 +230,7 @@ class JoinedTensors:
     Where two come to one name, the later gets `#2`, `#3` and so on.
     """
 
-    __slots__ = ("_format", "_parts", "_rows", "_where")
+    __slots__ = ("_format", "_names", "_parts", "_rows", "_where")
 
     def __init__(self, parts: Sequence[Tensors], format: str) -> None:
         self._parts = parts
@@ -240,6 +240,7 @@ class JoinedTensors:
         for part in parts:
             for name in part.list_names():
                 self._rows[free_name(name, self._rows)] = len(self._rows)
+        self._names = list(self._rows)
 
     @property
     def path(self) -> str | None:
@@ -260,11 +261,13 @@ class JoinedTensors:
 
     def list_names(self) -> list[str]:
         """All names, in order."""
-        return list(self._rows)
+        return list(self._names)
 
     def entry(self, row: int) -> TensorEntry:
         """The description of one tensor."""
-        return self.entries()[row]
+        part, own = self._where[row]
+        entry, name = part.entry(own), self._names[row]
+        return entry if entry.name == name else entry.changed(name=name)
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order."""
