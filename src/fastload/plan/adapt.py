@@ -275,7 +275,10 @@ def _adapt_once(
             names[place] = f"{path}{dot}{rule.rename}"
     if undecided:
         raise PlanError(_undecided(adapter, undecided))
-    return renamed(Table(table.names, makings), names, [_other_name(n, adapter, find) for n in table.dropped], "adapt")
+    if known is not None and tree is None and any(name.rpartition(".")[2] in parameters for name in table.dropped):
+        tree = known()
+    dropped = [_other_name(name, adapter, find, tree or {}) for name in table.dropped]
+    return renamed(Table(table.names, makings), names, dropped, "adapt")
 
 
 def _finder(types: Types | None) -> Callable[[str], str | None]:
@@ -294,10 +297,12 @@ def _only_row(making: Making) -> int | None:
     return making if isinstance(making, int) else None
 
 
-def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None]) -> str:
+def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None], tree: Mapping[str, str]) -> str:
     """What a tensor that was left out would be called."""
     path, dot, parameter = name.rpartition(".")
     type = find(path)
+    if type is None:
+        type = tree.get(path)  # which is so told as long as the name is still that of the file
     for rule in adapter.rules:
         if rule.parameter == parameter and rule.rename and (rule.types == "*" or (type and rule.is_for(type))):
             return f"{path}{dot}{rule.rename}"
