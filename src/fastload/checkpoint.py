@@ -297,9 +297,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         from fastload.plan import contiguous
 
+        only, never = (path if path is None or isinstance(path, str) else list(path) for path in (under, except_under))
         return self._after(
             "contiguous_indices",
-            lambda table, rows: contiguous.contiguous_indices(table, under=under, except_under=except_under),
+            lambda table, rows: contiguous.contiguous_indices(table, under=only, except_under=never),
         )
 
     def split(self, *rules: fuse.Split | tuple[Any, ...]) -> Checkpoint:
@@ -581,7 +582,9 @@ def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:
         checkpoint = checkpoint.contiguous_indices()
     for keyword in ("split", "concat"):
         if keyword in given:
-            checkpoint = getattr(checkpoint, keyword)(*given[keyword])
+            from fastload.plan.fuse import rules_of
+
+            checkpoint = getattr(checkpoint, keyword)(*rules_of(given[keyword]))
     for keyword in ("adapt", "cast"):
         if keyword in given:
             checkpoint = getattr(checkpoint, keyword)(given[keyword])

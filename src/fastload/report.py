@@ -13,7 +13,7 @@ __all__ = ["LoadError", "LoadProblem", "LoadReport"]
 
 SHOWN_NAMES = 10  # of each list, in a summary
 MIN_SIMILARITY = 0.7  # of a name that is suggested for another
-MAX_COMPARED_NAMES = 20_000  # beyond, near names would take seconds
+MAX_COMPARED_NAMES = 20_000  # for a message; twice as many would take seconds
 CAMEL_CASE = re.compile(r"[A-Z][a-z0-9]*(?:[A-Z][a-z0-9]*)*")  # how enum variants and classes are written
 
 
@@ -67,6 +67,10 @@ class LoadReport:
         First the name without one segment in CamelCase in its middle, as enum variants leave behind; else the most
         similar one.
         """
+        return self._suggestion(name, MAX_COMPARED_NAMES)
+
+    def _suggestion(self, name: str, most: int) -> str | None:
+        """A suggestion, for which at most so many names are compared."""
         unused = set(self.unused)
         segments = name.split(".")
         for place in range(1, len(segments) - 1):
@@ -74,7 +78,7 @@ class LoadReport:
                 without = ".".join(segments[:place] + segments[place + 1 :])
                 if without in unused:
                     return without
-        if len(self.unused) > MAX_COMPARED_NAMES:
+        if len(self.unused) > most:
             return None
         near = difflib.get_close_matches(name, self.unused, n=1, cutoff=MIN_SIMILARITY)
         return near[0] if near else None
@@ -91,8 +95,9 @@ class LoadReport:
         for problem in self.errors[:SHOWN_NAMES]:
             lines.append(f"  error: {printable(problem.name)}: expected {problem.expected}, found {problem.found}")
         lines += _more(self.errors)
-        for name in self.missing[:SHOWN_NAMES]:
-            near = self.suggestion(name)
+        shown = self.missing[:SHOWN_NAMES]
+        for name in shown:
+            near = self._suggestion(name, MAX_COMPARED_NAMES // len(shown))
             hint = f"; did you mean {printable(repr(near))}?" if near else ""
             lines.append(f"  missing: {printable(name)}{hint}")
         lines += _more(self.missing)

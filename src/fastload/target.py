@@ -63,6 +63,8 @@ def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: b
     TypeError
         The target is none of those that are known.
     """
+    if strict not in (True, False, "both"):
+        raise ValueError(f"strict is True, False or 'both', not {strict!r}")
     slots = list(_slots(target))
     report = LoadReport()
     dropped = set(tensors.table.dropped) if isinstance(tensors, PlannedTensors) else set()
@@ -135,17 +137,26 @@ def _slots(target: Any) -> Iterator[Slot]:
 def _module_slots(module: Any, torch: Any) -> Iterator[Slot]:
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor):
-            yield Slot(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _torch_fill(tensor, torch))
+            yield _torch_slot(name, tensor, torch)
 
 
-def _torch_fill(tensor: Any, torch: Any) -> Callable[[np.ndarray], None]:
+def _torch_slot(name: str, tensor: Any, torch: Any) -> Slot:
+    if tensor.is_meta:
+        raise TypeError(f"{name!r} of the target has no memory (its device is meta): make some, as with to_empty()")
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise TypeError(
+            f"{name!r} of the target is {'quantised' if tensor.is_quantized else 'sparse'}: only plain"
+            " tensors can be filled"
+        )
+
     def fill(array: np.ndarray) -> None:
         # By way of bytes, since torch does not know ml_dtypes; of a copy, since it has no read-only tensors.
-        raw = torch.frombuffer(bytearray(array.tobytes()), dtype=tensor.dtype) if array.size else tensor.new_empty(0)
-        with torch.no_grad():
-            tensor.copy_(raw.reshape(tensor.shape))
+        if array.size:
+            copy = np.array(array, order="C").reshape(-1).view(np.uint8)
+            with torch.no_grad():
+                tensor.copy_(torch.from_numpy(copy).view(tensor.dtype).reshape(tensor.shape))
 
-    return fill
+    return Slot(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), fill)
 
 
 def _mapping_slots(target: Mapping[str, Any]) -> Iterator[Slot]:
@@ -162,6 +173,10 @@ def _mapping_slots(target: Mapping[str, Any]) -> Iterator[Slot]:
             if len(stack) >= MAX_DEPTH:
                 raise TypeError(f"the target is nested too deeply at {printable(name)!r:.80}")
             stack.append((f"{name}.", value, iter(list(value))))
+            continue
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            yield _torch_slot(name, value, torch)
             continue
         shape, dtype = _described(name, value)
         yield Slot(name, shape, dtype, _leaf_fill(level, key, value))
@@ -206,6 +221,7 @@ def _leaf_fill(level: Mapping[str, Any], key: str, value: Any) -> Callable[[np.n
     def replace(array: np.ndarray) -> None:
         # An array of JAX never changes: another one takes its place, made as its own kind makes one of NumPy's.
         jax = sys.modules.get("jax")
-        level[key] = jax.numpy.asarray(array) if jax is not None else np.array(array)
+        is_jax = jax is not None and isinstance(value, jax.Array)
+        level[key] = jax.numpy.asarray(array) if jax is not None and is_jax else np.array(array)
 
     return replace

@@ -151,10 +151,10 @@ def test_two_sets_are_listed_and_a_set_of_other_files_is_no_set(folder):
 
 def test_a_folder_of_very_many_files_is_not_probed(folder, monkeypatch):
     folder(**{"a.pt": TORCH, "b": b"text"})
-    monkeypatch.setattr(fastload.folders, "MAX_PROBED_FILES", 2)
+    monkeypatch.setattr(fastload.folders.folder, "MAX_PROBED_FILES", 2)
     assert fastload.open(folder.path)["w"].tolist() == [1, 2]
 
-    monkeypatch.setattr(fastload.folders, "MAX_PROBED_FILES", 1)
+    monkeypatch.setattr(fastload.folders.folder, "MAX_PROBED_FILES", 1)
     with pytest.raises(fastload.LimitError, match="name the checkpoint"):
         fastload.open(folder.path)
 

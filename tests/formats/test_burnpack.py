@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fastload
-from builders import burnpack_file, burnpack_raw, burnpack_tensor, cbor, smallest_burnpack
+from builders import burnpack_file, burnpack_raw, burnpack_tensor, smallest_burnpack
+from cbor_items import cbor
 from fastload import FormatError, LimitError, TruncatedError, UnsupportedError
 from fastload.formats import burnpack
 from fastload.formats.writing import Outgoing

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastload
-from builders import burnpack_file, burnpack_raw, burnpack_tensor, cbor, cbor_head
+from builders import burnpack_file, burnpack_raw, burnpack_tensor
+from cbor_items import cbor, cbor_head
 from fastload import FormatError, LimitError, TruncatedError
 from reading import read_all
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from fastload.errors import PlanError, printable
-from fastload.plan.making import Making, Permuted, Rows
+from fastload.plan.making import Cast, Making, Permuted, Rows, check_divisible
 from fastload.plan.table import Table, described, renamed
 
 __all__ = [
@@ -254,10 +254,11 @@ def _adapt_once(
         if not fitting:
             continue
         type = find(path)
-        if type is None and known is not None and isinstance(makings[place], (int, Permuted)):
+        row = _only_row(makings[place])
+        if type is None and known is not None and row is not None:
             if tree is None:
                 tree = known()
-            type = tree.get(_source_path(makings[place], rows))
+            type = tree.get(rows.entry(row).name.rpartition(".")[0])
         rule = next((one for one in fitting if one.types == "*" or (type is not None and one.is_for(type))), None)
         if rule is None and type is None:
             undecided.append((name, entry.shape))
@@ -267,12 +268,17 @@ def _adapt_once(
         if order is not None:
             if sorted(order) != list(range(len(entry.shape))):
                 raise PlanError(f"adapt: {name!r} of shape {entry.shape} cannot have its axes ordered as {order}")
+            if len(order) > 1:
+                check_divisible(entry, "adapt")
             makings[place] = Permuted(makings[place], order)
         if rule.rename is not None:
             names[place] = f"{path}{dot}{rule.rename}"
     if undecided:
         raise PlanError(_undecided(adapter, undecided))
-    return renamed(Table(table.names, makings), names, [_other_name(n, adapter, find) for n in table.dropped], "adapt")
+    if known is not None and tree is None and any(name.rpartition(".")[2] in parameters for name in table.dropped):
+        tree = known()
+    dropped = [_other_name(name, adapter, find, tree or {}) for name in table.dropped]
+    return renamed(Table(table.names, makings), names, dropped, "adapt")
 
 
 def _finder(types: Types | None) -> Callable[[str], str | None]:
@@ -284,18 +290,19 @@ def _finder(types: Types | None) -> Callable[[str], str | None]:
     return lambda path: next((type for matches, type in compiled if matches(path)), None)
 
 
-def _source_path(making: Making, rows: Rows) -> str:
-    """The path of the module that has a tensor in the file."""
-    while isinstance(making, Permuted):
+def _only_row(making: Making) -> int | None:
+    """The row of a tensor that is still whole: parts, and what was put together, are of no module of the file."""
+    while isinstance(making, (Permuted, Cast)):
         making = making.of
-    assert isinstance(making, int)
-    return rows.entry(making).name.rpartition(".")[0]
+    return making if isinstance(making, int) else None
 
 
-def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None]) -> str:
+def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None], tree: Mapping[str, str]) -> str:
     """What a tensor that was left out would be called."""
     path, dot, parameter = name.rpartition(".")
     type = find(path)
+    if type is None:
+        type = tree.get(path)  # which is so told as long as the name is still that of the file
     for rule in adapter.rules:
         if rule.parameter == parameter and rule.rename and (rule.types == "*" or (type and rule.is_for(type))):
             return f"{path}{dot}{rule.rename}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fastload.casting import is_cast
+from fastload.casting import INTEGERS, is_cast
+from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
 from fastload.plan.making import Cast, Making, Rows
@@ -44,6 +45,9 @@ def cast(
         A dtype is unknown, or one to which a tensor cannot be cast.
     """
     listed = [("*", rules)] if isinstance(rules, str) else list(rules.items())
+    for _, dtype in listed:
+        if dtype not in CODES:
+            raise PlanError(f"cast: there is no dtype {dtype!r}; there are {', '.join(CODES)}")
     known = set(table.names)
     matchers = [(matcher(pattern, known), dtype, pattern) for pattern, dtype in listed]
     used: set[Pattern] = set()
@@ -57,9 +61,10 @@ def cast(
         if entry.dtype == found[0] or (where is not None and not where(entry)):
             continue
         if not is_cast(entry.dtype, found[0], allow_integers=integers):
-            if is_cast(entry.dtype, found[0], allow_integers=True):
-                continue  # an integer, which is cast only where that is asked for
-            raise PlanError(f"cast: {name!r} is {entry.dtype}, which cannot become {found[0]!r}")
+            if entry.dtype in INTEGERS and is_cast(entry.dtype, found[0], allow_integers=True):
+                continue  # which is cast only where that is asked for
+            hint = "; say integers=True to have it so" if found[0] in INTEGERS and not integers else ""
+            raise PlanError(f"cast: {name!r} is {entry.dtype}, which cannot become {found[0]}{hint}")
         makings[place] = Cast(makings[place], found[0])
     unused = [pattern for pattern, _ in listed if pattern not in used]
     if strict and unused:

@@ -33,7 +33,9 @@ def contiguous_indices(
         Two tensors come to one name.
     """
     only = _paths(under) if under is not None else None
-    names, dropped = renumber(table.names, table.dropped, only, _paths(except_under or ()))
+    names, dropped = renumber(
+        table.names, table.dropped, only, _paths(except_under if except_under is not None else ())
+    )
     return renamed(table, names, dropped, "contiguous_indices")
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
-from fastload.plan.making import Concatenated, Making, Rows, Sliced
+from fastload.plan.making import Concatenated, Making, Rows, Sliced, check_divisible
 from fastload.plan.remap import compiled_rule
 from fastload.plan.table import Table, described, renamed
 
-__all__ = ["Concat", "Split", "concat", "split"]
+__all__ = ["Concat", "Split", "concat", "rules_of", "split"]
 
 
 class Split(NamedTuple):
@@ -57,6 +58,15 @@ class Concat(NamedTuple):
     axis: int = 0
 
 
+def rules_of(given: Any) -> list[Any]:
+    """Several rules, or one by itself, as a list: a rule is a tuple, too, but begins with its pattern or patterns."""
+    if isinstance(given, tuple) and given:
+        patterns = [given[0]] if isinstance(given[0], (str, re.Pattern)) else given[0]
+        if all(isinstance(pattern, (str, re.Pattern)) for pattern in patterns):
+            return [given]
+    return list(given)
+
+
 def split(table: Table, rows: Rows, rules: Iterable[Split | tuple[Any, ...]]) -> Table:
     """Take tensors apart; the parts are views, in the place of the whole.
 
@@ -65,12 +75,16 @@ def split(table: Table, rows: Rows, rules: Iterable[Split | tuple[Any, ...]]) ->
     PlanError
         A pattern is not one or matches nothing, the sizes do not come to the tensor's, or two tensors come to one name.
     """
+    parents: list[int] | None = None
     for rule in rules:
         table = _split_once(table, rows, Split(*rule))
-    return table
+        parents = _before(parents, table)
+    return replace(table, parents=parents)
 
 
 def _split_once(table: Table, rows: Rows, rule: Split) -> Table:
+    if isinstance(rule.into, str):
+        raise PlanError(f"split: the names of the parts are a sequence of texts, not {rule.into!r}")
     compiled = [compiled_rule(rule.pattern, replacement) for replacement in rule.into]
     if not compiled:
         raise PlanError(f"split: nothing to split {rule.pattern!r} into")
@@ -84,7 +98,9 @@ def _split_once(table: Table, rows: Rows, rule: Split) -> Table:
             names.append(name)
             makings.append(making)
             continue
-        shape = described(table, place, rows).shape
+        entry = described(table, place, rows)
+        check_divisible(entry, "split")
+        shape = entry.shape
         for replacement, (start, stop) in zip(rule.into, _runs(name, shape, rule), strict=True):
             parents.append(place)
             names.append(compiled[0].sub(replacement, name))
@@ -123,13 +139,26 @@ def concat(table: Table, rows: Rows, rules: Iterable[Concat | tuple[Any, ...]]) 
     PlanError
         A pattern is not one or matches nothing, a part is missing, parts do not fit, or two tensors come to one name.
     """
+    parents: list[int] | None = None
     for rule in rules:
         table = _concat_once(table, rows, Concat(*rule))
-    return table
+        parents = _before(parents, table)
+    return replace(table, parents=parents)
+
+
+def _before(parents: list[int] | None, table: Table) -> list[int] | None:
+    """The places before the first rule, of a table whose own parents are those before the last."""
+    if parents is None or table.parents is None:
+        return table.parents
+    return [parents[place] for place in table.parents]
 
 
 def _concat_once(table: Table, rows: Rows, rule: Concat) -> Table:
+    if isinstance(rule.patterns, (str, re.Pattern)):
+        raise PlanError(f"concat: the patterns of the parts are a sequence, not {rule.patterns!r}")
     compiled = [compiled_rule(pattern, rule.into) for pattern in rule.patterns]
+    if not compiled:
+        raise PlanError(f"concat: nothing to put together into {rule.into!r}")
     wholes: dict[str, dict[int, int]] = {}  # name of a whole: part number: place
     part_of: dict[int, str] = {}
     for place, name in enumerate(table.names):
@@ -171,6 +200,10 @@ def _concat_once(table: Table, rows: Rows, rule: Concat) -> Table:
 def _check_fit(whole: str, parts: Sequence[TensorEntry], axis: int) -> int:
     """The axis counted from the first, once it is seen that the parts fit along it."""
     shapes = [part.shape for part in parts]
+    for part in parts:
+        check_divisible(part, "concat")
+        if part.kind == "quantised":
+            raise PlanError(f"concat: {part.name!r} is quantised: its numbers mean other floats than another's")
     if not -len(shapes[0]) <= axis < len(shapes[0]):
         raise PlanError(f"concat: {parts[0].name!r} of shape {shapes[0]} has no axis {axis}")
     axis %= len(shapes[0])

@@ -18,7 +18,18 @@ from fastload.dtypes import CODES, DTYPES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
 
-__all__ = ["Cast", "Concatenated", "Making", "Permuted", "Rows", "Sliced", "array_of", "entry_of", "rows_of"]
+__all__ = [
+    "Cast",
+    "Concatenated",
+    "Making",
+    "Permuted",
+    "Rows",
+    "Sliced",
+    "array_of",
+    "check_divisible",
+    "entry_of",
+    "rows_of",
+]
 
 
 class Rows(Protocol):
@@ -85,14 +96,12 @@ def entry_of(making: Making, rows: Rows) -> TensorEntry:
         entry = entry_of(making.of, rows)
         shape = tuple(entry.shape[axis] for axis in making.axes)
         strides = entry.strides
-        if strides is None:
-            raise PlanError(f"tensor {entry.name!r} is packed below the byte: its axes cannot be permuted")
+        assert strides is not None, "checked by the step"
         return entry.changed(shape=shape, strides=tuple(strides[axis] for axis in making.axes))
     if isinstance(making, Sliced):
         entry = entry_of(making.of, rows)
         strides = entry.strides
-        if strides is None:
-            raise PlanError(f"tensor {entry.name!r} is packed below the byte: it cannot be split")
+        assert strides is not None, "checked by the step"
         shape = (*entry.shape[: making.axis], making.stop - making.start, *entry.shape[making.axis + 1 :])
         offset = None if entry.offset is None else entry.offset + making.start * strides[making.axis]
         nbytes = _nbytes(entry, shape)
@@ -108,6 +117,21 @@ def entry_of(making: Making, rows: Rows) -> TensorEntry:
         *first.shape[making.axis + 1 :],
     )
     return copied(first, first.dtype, shape, sum(part.nbytes for part in parts))
+
+
+def check_divisible(entry: TensorEntry, step: str) -> None:
+    """See that the elements of a tensor can be taken one from another.
+
+    Raises
+    ------
+    PlanError
+        Several lie in one byte, or their quantisation follows the axes as they are.
+    """
+    if entry.strides is None:
+        raise PlanError(f"{step}: {entry.name!r} is {entry.dtype}, which is packed below the byte: it must stay whole")
+    found = entry.quantization if entry.kind == "quantised" else None
+    if found is not None and getattr(found, "axis", 0) is not None:
+        raise PlanError(f"{step}: {entry.name!r} is quantised along its axes: it must stay whole")
 
 
 def copied(entry: TensorEntry, dtype: str, shape: tuple[int, ...], nbytes: int) -> TensorEntry:
@@ -145,7 +169,11 @@ def array_of(making: Making, rows: Rows) -> np.ndarray:
         array = array_of(making.of, rows)
         return array[(slice(None),) * making.axis + (slice(making.start, making.stop),)]
     if isinstance(making, Cast):
-        return read_only(cast(array_of(making.of, rows), entry_of(making.of, rows).dtype, making.dtype))
+        source = entry_of(making.of, rows)
+        try:  # whether integers are meant was settled when the step was stated
+            return read_only(cast(array_of(making.of, rows), source.dtype, making.dtype, allow_integers=True))
+        except PlanError as error:
+            raise PlanError(f"tensor {source.name!r}: {error.message}") from None
     return read_only(np.concatenate([array_of(part, rows) for part in making.of], axis=making.axis))
 
 

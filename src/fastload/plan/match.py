@@ -30,7 +30,7 @@ def patterns_of(patterns: Patterns | None) -> list[Pattern]:
     """
     if patterns is None:
         return []
-    found = [patterns] if isinstance(patterns, (str, re.Pattern)) else list(patterns)
+    found = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     for pattern in found:
         if not isinstance(pattern, (str, re.Pattern)) or isinstance(getattr(pattern, "pattern", ""), bytes):
             raise PlanError(f"a pattern is a text or a compiled pattern of texts, not {pattern!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from fastload.errors import PlanError
 from fastload.plan.table import Table, renamed
@@ -30,7 +31,7 @@ def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
         names, dropped = ([_called(rules, name) for name in part] for part in (table.names, table.dropped))
         return renamed(table, names, dropped, "remap")
     names, dropped = table.names, table.dropped
-    for pattern, replacement in rules.items() if isinstance(rules, Mapping) else rules:
+    for pattern, replacement in _pairs(rules):
         compiled = compiled_rule(pattern, replacement)
         if strict and not any(map(compiled.search, names)):
             raise PlanError(f"remap: the pattern {compiled.pattern!r} matches none of {len(names):,} names")
@@ -38,6 +39,14 @@ def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
         names = [substitute(replacement, name) for name in names]
         dropped = [compiled.sub(replacement, name) for name in dropped]
     return renamed(table, names, dropped, "remap")
+
+
+def _pairs(rules: Iterable[tuple[str | re.Pattern[str], str]] | Mapping[str, str]) -> list[tuple[Any, Any]]:
+    pairs: list[Any] = list(rules.items() if isinstance(rules, Mapping) else rules)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise PlanError(f"remap: rules are (pattern, replacement) pairs, and {pair!r} is none")
+    return pairs
 
 
 def _called(rule: Callable[[str], str], name: str) -> str:
@@ -100,4 +109,7 @@ def drop_segments(table: Table, segments: Iterable[str]) -> Table:
             return name
         return ".".join(segment for segment in name.split(".") if segment not in unwanted)
 
+    lost = next((name for name in table.names if name and not without(name)), None)
+    if lost is not None:
+        raise PlanError(f"drop_segments: nothing would be left of {lost!r}")
     return renamed(table, [without(name) for name in table.names], [without(n) for n in table.dropped], "drop_segments")
