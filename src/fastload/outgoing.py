@@ -17,7 +17,8 @@ from fastload.checkpoint import Checkpoint
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
-from fastload.formats.writing import Outgoing, chunks_of
+from fastload.formats.writing import CHUNK_BYTES, Outgoing, chunks_of
+from fastload.planned import PlannedTensors
 
 __all__ = ["of_arrays", "of_checkpoint"]
 
@@ -52,17 +53,23 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
         One has no data, or no dtype that any format could hold.
     """
     entries = checkpoint.entries()
+    opened = checkpoint._open_tensors()
+    planned = opened if isinstance(opened, PlannedTensors) else None
     tensors, gets = [], []
     for entry in entries:
         get = partial(checkpoint.__getitem__, entry.name)
+        chunks = _chunks(get)
         if entry.kind == "meta":
             raise _unsupported(entry.name, f"is a meta tensor: it has a shape {entry.shape} and no data")
         if entry.dtype not in CODES:
             raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
-        if entry.storage is None:
+        if planned is not None:
+            planned.check(len(tensors))
+            chunks = _planned_chunks(planned, len(tensors))
+        elif entry.storage is None:
             get()  # whether it can be had is better known now
         nbytes = _packed_bytes(entry.dtype, entry.shape)
-        tensors.append(Outgoing(entry.name, entry.dtype, entry.shape, nbytes, _chunks(get), entry=entry))
+        tensors.append(Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry))
         gets.append(get)
     return _shared(tensors, gets, _spans_of_entries(entries, gets))
 
@@ -140,6 +147,16 @@ def _itself(array: np.ndarray) -> np.ndarray:
 
 def _chunks(get: Get) -> Callable[[], Iterable[memoryview]]:
     return lambda: chunks_of(get())
+
+
+def _planned_chunks(planned: PlannedTensors, row: int) -> Callable[[], Iterable[memoryview]]:
+    """The bytes of a tensor of a plan; what is cast is cast as it is written."""
+
+    def chunks() -> Iterable[memoryview]:
+        cast = planned.chunks(row, CHUNK_BYTES)
+        return chunks_of(planned.array(row)) if cast is None else cast
+
+    return chunks
 
 
 def _packed_bytes(dtype: str, shape: Sequence[int]) -> int:
