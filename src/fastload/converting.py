@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from fastload import checkpoint
 from fastload.atomic import publish
 from fastload.checkpoint import Checkpoint
+from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, PlanError, SaveError, located
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing, texts_of
 from fastload.outgoing import of_checkpoint
@@ -247,7 +248,7 @@ def draft_merge(
     chosen = _chosen(opened, titles, prefer)
     tensors = []
     for number, found in enumerate(opened):
-        wanted = found.select(where=lambda entry, number=number: chosen[entry.name] == number)
+        wanted = found.select(where=partial(_is_from, chosen, number))
         for tensor in _outgoing(wanted):
             shared = None if tensor.storage is None else (number, tensor.storage)  # nothing is shared between files
             tensors.append(tensor._replace(storage=shared))
@@ -388,6 +389,10 @@ def _chosen(opened: Sequence[Checkpoint], titles: Sequence[str], prefer: Prefer 
         more = f"; and {len(twice) - SHOWN_NAMES:,} more" if len(twice) > SHOWN_NAMES else ""
         raise PlanError(f"merge: {shown}{more}. Rename one, leave one out, or say which counts with prefer=")
     return chosen
+
+
+def _is_from(chosen: Mapping[str, int], number: int, entry: TensorEntry) -> bool:
+    return chosen[entry.name] == number
 
 
 def _joined_metadata(

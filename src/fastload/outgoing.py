@@ -55,7 +55,8 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
     entries = checkpoint.entries()
     opened = checkpoint._open_tensors()
     planned = opened if isinstance(opened, PlannedTensors) else None
-    tensors, gets = [], []
+    tensors: list[Outgoing] = []
+    gets: list[Get] = []
     for entry in entries:
         get = partial(checkpoint.__getitem__, entry.name)
         chunks = _chunks(get)
