@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from fastload import formats
 from fastload.atomic import publish
 from fastload.checkpoint import Checkpoint
 from fastload.errors import FastloadError, SaveError, UnsupportedError, located
-from fastload.formats import safetensors
+from fastload.formats import burnpack, npy, npz, safetensors
 from fastload.formats.torch import write as torch_write
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing
 from fastload.outgoing import of_arrays, of_checkpoint
@@ -78,18 +77,12 @@ class Writer(NamedTuple):
     keeps_sharing: bool = False
 
 
-def _offered(name: str) -> Any:
-    """The module of a format, if this version has it and can write it."""
-    module = getattr(formats, name, None)
-    return module if hasattr(module, "write") else None
-
-
 WRITERS = (
     Writer("safetensors", (".safetensors",), safetensors),
     Writer("pytorch-zip", (".pt", ".pth", ".bin", ".ckpt"), torch_write, keeps_sharing=True),
-    Writer("burnpack", (".bpk",), _offered("burnpack")),
-    Writer("npz", (".npz",), _offered("npz")),
-    Writer("npy", (".npy",), _offered("npy")),
+    Writer("burnpack", (".bpk",), burnpack),
+    Writer("npz", (".npz",), npz),
+    Writer("npy", (".npy",), npy),
 )
 
 

@@ -17,8 +17,8 @@ from fastload.cli.statistics import MAX_OVERLAP, PACKED
 from fastload.cli.table import counted
 from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
-from fastload.errors import LimitError, UnsupportedError, located, printable
-from fastload.outgoing import of_checkpoint
+from fastload.errors import LimitError, UnsupportedError, printable
+from fastload.outgoing import of_tensor
 
 SUMMARY = "compare two checkpoints: names, shapes, dtypes, values"
 ABOUT = """\
@@ -143,13 +143,7 @@ def _why_not(entry: TensorEntry, other: TensorEntry) -> str | None:
 
 
 def _values(a: Checkpoint, b: Checkpoint, name: str) -> Differences:
-    tensors = []
-    for opened in (a, b):
-        try:
-            tensors += of_checkpoint(opened.select(where=lambda entry: entry.name == name))
-        except (UnsupportedError, LimitError) as error:
-            raise located(error, opened.path, opened.format) from None
-    return differences(*tensors)
+    return differences(of_tensor(a, name), of_tensor(b, name))
 
 
 def _line(finding: Finding) -> str:
