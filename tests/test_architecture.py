@@ -25,6 +25,7 @@ LAYERS = [
     ["cli"],
     ["__init__"],
     ["config"],
+    ["converting"],
     ["saving"],
     ["outgoing"],
     ["checkpoint"],

@@ -27,6 +27,7 @@ from fastload.errors import (
 
 if TYPE_CHECKING:
     from fastload.config import read_config
+    from fastload.converting import SplitReport, convert, merge, split
     from fastload.formats.torch.modules import ModuleNode
     from fastload.plan.adapt import (
         BURN_TO_PYTORCH,
@@ -74,20 +75,25 @@ __all__ = [
     "SaveError",
     "SaveReport",
     "Split",
+    "SplitReport",
     "TensorEntry",
     "TensorNotFoundError",
     "TruncatedError",
     "UnknownFormatError",
     "UnsupportedError",
     "__version__",
+    "convert",
+    "merge",
     "open",
     "read_config",
     "save",
+    "split",
 ]
 
 # Where the names are that opening a checkpoint does not need: each is imported when it is first asked for.
 _LATER = {
     "config": ["read_config"],
+    "converting": ["SplitReport", "convert", "merge", "split"],
     "formats.torch.modules": ["ModuleNode"],
     "plan.adapt": [
         "BURN_TO_PYTORCH",

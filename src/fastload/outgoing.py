@@ -17,9 +17,10 @@ from fastload.checkpoint import Checkpoint
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
-from fastload.formats.writing import Outgoing, chunks_of
+from fastload.formats.writing import CHUNK_BYTES, Outgoing, chunks_of
+from fastload.planned import PlannedTensors
 
-__all__ = ["of_arrays", "of_checkpoint"]
+__all__ = ["of_arrays", "of_checkpoint", "of_tensor"]
 
 Get = Callable[[], np.ndarray]
 
@@ -52,19 +53,37 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
         One has no data, or no dtype that any format could hold.
     """
     entries = checkpoint.entries()
-    tensors, gets = [], []
-    for entry in entries:
-        get = partial(checkpoint.__getitem__, entry.name)
-        if entry.kind == "meta":
-            raise _unsupported(entry.name, f"is a meta tensor: it has a shape {entry.shape} and no data")
-        if entry.dtype not in CODES:
-            raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
-        if entry.storage is None:
-            get()  # whether it can be had is better known now
-        nbytes = _packed_bytes(entry.dtype, entry.shape)
-        tensors.append(Outgoing(entry.name, entry.dtype, entry.shape, nbytes, _chunks(get), entry=entry))
-        gets.append(get)
+    tensors = [_of_entry(checkpoint, entry) for entry in entries]
+    gets: list[Get] = [partial(checkpoint.__getitem__, entry.name) for entry in entries]
     return _shared(tensors, gets, _spans_of_entries(entries, gets))
+
+
+def of_tensor(checkpoint: Checkpoint, name: str) -> Outgoing:
+    """One tensor of a checkpoint, as if it shared memory with none.
+
+    Raises
+    ------
+    UnsupportedError
+        It has no data, or no dtype that any format could hold.
+    """
+    return _of_entry(checkpoint, checkpoint.entry(name))
+
+
+def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
+    if entry.kind == "meta":
+        raise _unsupported(entry.name, f"is a meta tensor: it has a shape {entry.shape} and no data")
+    if entry.dtype not in CODES:
+        raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
+    chunks = _chunks(partial(checkpoint.__getitem__, entry.name))
+    opened = checkpoint._open_tensors()
+    if isinstance(opened, PlannedTensors):
+        row = opened.find(entry.name)
+        opened.check(row)
+        chunks = _planned_chunks(opened, row)
+    elif entry.storage is None:
+        checkpoint[entry.name]  # whether it can be had is better known now
+    nbytes = _packed_bytes(entry.dtype, entry.shape)
+    return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry)
 
 
 def of_arrays(arrays: Mapping[str, Any]) -> list[Outgoing]:
@@ -140,6 +159,16 @@ def _itself(array: np.ndarray) -> np.ndarray:
 
 def _chunks(get: Get) -> Callable[[], Iterable[memoryview]]:
     return lambda: chunks_of(get())
+
+
+def _planned_chunks(planned: PlannedTensors, row: int) -> Callable[[], Iterable[memoryview]]:
+    """The bytes of a tensor of a plan; what is cast is cast as it is written."""
+
+    def chunks() -> Iterable[memoryview]:
+        cast = planned.chunks(row, CHUNK_BYTES)
+        return chunks_of(planned.array(row)) if cast is None else cast
+
+    return chunks
 
 
 def _packed_bytes(dtype: str, shape: Sequence[int]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, UnsupportedError, located, printable
-from fastload.plan.making import array_of, rows_of
+from fastload.plan.making import array_of, chunks_of, rows_of
 from fastload.plan.table import Table, described
 from fastload.tensors import Tensors
 
@@ -152,6 +152,26 @@ class PlannedTensors:
                 " allow_copy=True to have a copy"
             )
         return array_of(making, self._base)
+
+    def chunks(self, row: int, chunk_bytes: int) -> Iterator[memoryview] | None:
+        """The bytes of a tensor that is cast, in runs that are made when they are asked for; None for any other."""
+        making = self.table.makings[row]
+        return None if isinstance(making, int) or not self._copies else chunks_of(making, self._base, chunk_bytes)
+
+    def check(self, row: int) -> None:
+        """See that a tensor has data, without making it where that would be a copy.
+
+        Raises
+        ------
+        UnsupportedError
+            It has none, or would be a copy where none is allowed.
+        """
+        making = self.table.makings[row]
+        if not self._copies:
+            self.array(row)
+        for known in rows_of(making):
+            if self._base.entry(known).storage is None:
+                self._base.array(known)
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""

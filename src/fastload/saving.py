@@ -6,16 +6,26 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from fastload import formats
 from fastload.atomic import publish
 from fastload.checkpoint import Checkpoint
 from fastload.errors import FastloadError, SaveError, UnsupportedError, located
-from fastload.formats import safetensors
+from fastload.formats import burnpack, npy, npz, safetensors
 from fastload.formats.torch import write as torch_write
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing
 from fastload.outgoing import of_arrays, of_checkpoint
 
-__all__ = ["WRITERS", "SaveReport", "Writer", "save", "writer_of"]
+__all__ = [
+    "WRITERS",
+    "Draft",
+    "SaveReport",
+    "Writer",
+    "checked_metadata",
+    "draft",
+    "least_size",
+    "own_metadata",
+    "save",
+    "writer_of",
+]
 
 MAX_LISTED = 5  # losses in a message; `SaveError.lost` has them all
 
@@ -67,18 +77,12 @@ class Writer(NamedTuple):
     keeps_sharing: bool = False
 
 
-def _offered(name: str) -> Any:
-    """The module of a format, if this version has it and can write it."""
-    module = getattr(formats, name, None)
-    return module if hasattr(module, "write") else None
-
-
 WRITERS = (
     Writer("safetensors", (".safetensors",), safetensors),
     Writer("pytorch-zip", (".pt", ".pth", ".bin", ".ckpt"), torch_write, keeps_sharing=True),
-    Writer("burnpack", (".bpk",), _offered("burnpack")),
-    Writer("npz", (".npz",), _offered("npz")),
-    Writer("npy", (".npy",), _offered("npy")),
+    Writer("burnpack", (".bpk",), burnpack),
+    Writer("npz", (".npz",), npz),
+    Writer("npy", (".npy",), npy),
 )
 
 
@@ -153,19 +157,83 @@ def save(
     """
     shown = os.fsdecode(path)
     writer = writer_of(shown, format)
-    assert writer.module is not None
     try:
         outgoing = of_checkpoint(tensors) if isinstance(tensors, Checkpoint) else of_arrays(tensors)
-        kept = _own_metadata(tensors) if metadata is None else _checked(metadata)
-        lost = tuple(writer.module.check_writable(outgoing, kept))
-        if lost and not lossy:
-            raise SaveError(_refusal(writer, lost), lost=lost)
-        with publish(shown, overwrite=overwrite, size=_least_size(outgoing, writer)) as file:
-            writer.module.write(file, outgoing, kept)
-            nbytes = file.seek(0, os.SEEK_END)
+        kept = own_metadata(tensors) if metadata is None else checked_metadata(metadata)
     except FastloadError as error:
         raise located(error, shown, writer.name) from None
-    return SaveReport(shown, writer.name, len(outgoing), nbytes, lost)
+    return draft(shown, writer, outgoing, kept, lossy=lossy).write(overwrite=overwrite)
+
+
+class Draft(NamedTuple):
+    """A file that can be written: all that can be known before has been checked, and nothing is written yet.
+
+    Attributes
+    ----------
+    path : str
+        Where it shall be.
+    writer : Writer
+        Its format.
+    tensors : list of Outgoing
+        What will be in it.
+    metadata : dict
+        What else.
+    lost : tuple of str
+        What the format cannot keep, a line each.
+    """
+
+    path: str
+    writer: Writer
+    tensors: list[Outgoing]
+    metadata: dict[str, Any]
+    lost: tuple[str, ...]
+
+    def write(self, *, overwrite: bool = False) -> SaveReport:
+        """Write it, whole or not at all.
+
+        Raises
+        ------
+        SaveError
+            Writing failed.
+        FileExistsError
+            There is a file, and *overwrite* is false.
+        """
+        assert self.writer.module is not None
+        try:
+            with publish(self.path, overwrite=overwrite, size=least_size(self.tensors, self.writer)) as file:
+                self.writer.module.write(file, self.tensors, self.metadata)
+                nbytes = file.seek(0, os.SEEK_END)
+        except FastloadError as error:
+            raise located(error, self.path, self.writer.name) from None
+        return SaveReport(self.path, self.writer.name, len(self.tensors), nbytes, self.lost)
+
+
+def draft(
+    path: str,
+    writer: Writer,
+    tensors: list[Outgoing],
+    metadata: dict[str, Any],
+    *,
+    lossy: bool,
+    lost: Sequence[str] = (),
+) -> Draft:
+    """The draft of a file; *lost* is what has been lost before its format was asked.
+
+    Raises
+    ------
+    UnsupportedError
+        The format cannot hold a tensor.
+    SaveError
+        Something would be lost, and *lossy* is false.
+    """
+    assert writer.module is not None
+    try:
+        losses = (*lost, *writer.module.check_writable(tensors, metadata))
+        if losses and not lossy:
+            raise SaveError(_refusal(writer, losses), lost=losses)
+    except FastloadError as error:
+        raise located(error, path, writer.name) from None
+    return Draft(path, writer, tensors, metadata, losses)
 
 
 def writer_of(path: str, format: str | None = None) -> Writer:
@@ -193,7 +261,7 @@ def writer_of(path: str, format: str | None = None) -> Writer:
     return found[0]
 
 
-def _own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps about its tensors, without what it says about its file; of a state dict, its versions."""
     if not isinstance(tensors, Checkpoint):
         versions = getattr(tensors, MODULE_VERSIONS, None)
@@ -202,7 +270,8 @@ def _own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in tensors.metadata.items() if key not in facts}
 
 
-def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given as metadata, if its keys are text."""
     for key in metadata:
         if not isinstance(key, str):
             raise TypeError(f"keys of metadata are text, not {type(key).__name__}: {key!r}")
@@ -218,7 +287,7 @@ def _refusal(writer: Writer, lost: Sequence[str]) -> str:
     )
 
 
-def _least_size(tensors: Sequence[Outgoing], writer: Writer) -> int:
+def least_size(tensors: Sequence[Outgoing], writer: Writer) -> int:
     """Bytes that the format needs for these tensors at least."""
     shared = {tensor.storage: tensor.view[2] for tensor in tensors if writer.keeps_sharing and tensor.view is not None}
     return sum(shared.values()) + sum(tensor.nbytes for tensor in tensors if tensor.storage not in shared)

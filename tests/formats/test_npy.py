@@ -145,9 +145,12 @@ def test_unknown_classes_among_the_objects_are_not_made():
     ],
     ids=lambda array: array.dtype.str,
 )  # fmt: skip
-def test_arrays_of_other_dtypes_are_unsupported_and_say_so(array):
-    with pytest.raises(UnsupportedError, match=r"numpy\.load"):
-        fastload.open(npy(array))
+def test_arrays_of_other_dtypes_are_what_numpy_loads(array):
+    with fastload.open(npy(array)) as checkpoint:
+        found = checkpoint[""]
+
+    assert found.dtype == array.dtype.newbyteorder("=") or found.dtype == array.dtype
+    assert found.tolist() == array.tolist()
 
 
 HUGE = hex(1 << 20000)
@@ -156,9 +159,9 @@ HUGE = hex(1 << 20000)
 @pytest.mark.parametrize(
     "file",
     [
-        described("'<f3'"), described("'<f999999999999'"), described("'?7'"), described("''"), described("'float32'"),
+        described("'<f3'"), described("'<f999999999999'"), described("'?7'"), described("''"),
         described("'<f4,<f4'"), described("'|O99'"), described("'O'", data=b""), described("'O'", data=b"\x80\2"),
-        described("b'<f4'"), described("5"), described("None"), described("[('a', '<f4')]"), described(HUGE),
+        described("b'<f4'"), described("5"), described("None"), described(HUGE),
         described(f"[{HUGE}]"), described(f"'<f{'9' * 5000}'"),
         described(order="2"), described(order="'yes'"), described(order=HUGE),
         described(shape="(3,)"), described(shape="(-2,)"), described(shape="[2]"), described(shape="2"),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from fastload import __version__
-from fastload.cli import ls, scan, show, tree, verify
+from fastload.cli import convert, diff, ls, merge, scan, show, split, tree, verify
 from fastload.errors import FastloadError, located, printable
 
 __all__ = ["VERBS", "Verb", "main"]
@@ -26,8 +26,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 ABOUT = """\
-Look into model checkpoints, safetensors and PyTorch, without running anything in them.
-Exit status: 0 fine, 1 something was found, 2 wrong usage, 3 bad or unreadable file."""
+Look into model checkpoints, and write them in other formats, without running anything in
+them. Exit status: 0 fine, 1 something was found or differs, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload ls --collapse model.safetensors"
 
 
@@ -46,9 +46,13 @@ class Verb(Protocol):
 
 
 VERBS: dict[str, Verb] = {
+    "convert": convert,
+    "diff": diff,
     "ls": ls,
+    "merge": merge,
     "scan": scan,
     "show": show,
+    "split": split,
     "tree": tree,
     "verify": verify,
 }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastload import checkpoint
-from fastload.cli import rows, totals
+from fastload.cli import plan_flags, rows, totals
 from fastload.cli.document import document, jsonable
 from fastload.cli.table import (
     MIN_SHORTENED_WIDTH,
@@ -24,6 +24,7 @@ from fastload.cli.table import (
 )
 from fastload.entry import TensorEntry
 from fastload.errors import printable
+from fastload.planned import Explanation
 
 SUMMARY = "list the tensors in a checkpoint"
 ABOUT = """\
@@ -31,6 +32,8 @@ List the tensors in a checkpoint: name, dtype, shape, size, and their totals.
 A last column names what is no ordinary tensor (parameter, buffer, storage, meta: no
 data), and says copy where an array cannot be a view of the file. Reads no tensor data.
 Names too long for a terminal lose their middle there, and nowhere else.
+With flags of a plan, lists what a conversion with them would write; --explain says how each
+tensor came to be so, and which were left out by what.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload ls --collapse --sort size model.safetensors"
 
@@ -51,14 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--collapse", action="store_true", help="one row, and one size, for all layers: layers.{0..31}.weight × 32"
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="how each tensor came to be what it is, after each step of the plan"
+    )
+    plan_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List a checkpoint."""
-    with checkpoint.open(arguments.path) as opened:
+    with checkpoint.open(arguments.path, **plan_flags.plan_of(arguments)) as opened:
         entries = opened.entries()
         if arguments.json:
             print(_json(arguments, opened, entries))
+        elif arguments.explain:
+            print("\n".join(map(str, opened.explain())))
         else:
             print("\n".join(_text(arguments, opened.format, entries)))
     return 0
@@ -131,6 +140,8 @@ def _json(arguments: argparse.Namespace, opened: checkpoint.Checkpoint, entries:
     lists = {"tensors": map(_description, _rows(arguments, entries, collapse=False))}
     if arguments.collapse:
         lists["rows"] = map(_row_description, _rows(arguments, entries, collapse=True))
+    if arguments.explain:
+        lists["explanations"] = map(_explanation, opened.explain())
     return document("fastload.ls/1", fields, **lists)
 
 
@@ -148,6 +159,10 @@ def _description(row: rows.Row) -> dict[str, Any]:
         "zero_copy": entry.zero_copy,
         "kind": entry.kind,
     }
+
+
+def _explanation(found: Explanation) -> dict[str, Any]:
+    return {"stages": [stage._asdict() for stage in found.stages], "dropped_by": found.dropped_by}
 
 
 def _row_description(row: rows.Row) -> dict[str, Any]:

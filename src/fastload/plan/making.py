@@ -6,14 +6,16 @@ Transposes and slices of views are views.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from fastload._native import Region
-from fastload.casting import cast
+from fastload.casting import blocks, cast, cast_chunks
 from fastload.dtypes import CODES, DTYPES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
@@ -27,6 +29,7 @@ __all__ = [
     "Sliced",
     "array_of",
     "check_divisible",
+    "chunks_of",
     "entry_of",
     "rows_of",
 ]
@@ -175,6 +178,69 @@ def array_of(making: Making, rows: Rows) -> np.ndarray:
         except PlanError as error:
             raise PlanError(f"tensor {source.name!r}: {error.message}") from None
     return read_only(np.concatenate([array_of(part, rows) for part in making.of], axis=making.axis))
+
+
+def chunks_of(making: Making, rows: Rows, chunk_bytes: int) -> Iterator[memoryview] | None:
+    """The bytes of a tensor that is cast, C-contiguous and little-endian, in runs; None for one that is not cast.
+
+    A run is cast when it is asked for, so that the cast array is never in memory as a whole, unless its parts are put
+    together after they were cast, in the midst of rows.
+    """
+    making = _casts_last(making)
+    if isinstance(making, Concatenated):
+        first = entry_of(making.of[0], rows)
+        if any(length != 1 for length in first.shape[: making.axis]):
+            return None
+        runs = [chunks_of(part, rows, chunk_bytes) for part in making.of]
+        found = [run for run in runs if run is not None]
+        return itertools.chain.from_iterable(found) if len(found) == len(runs) else None
+    if not isinstance(making, Cast):
+        return None
+    steps = [making.dtype]
+    source = making.of
+    while isinstance(source, Cast):
+        steps.append(source.dtype)
+        source = source.of
+    return _cast_runs(source, rows, steps[::-1], chunk_bytes)
+
+
+def _cast_runs(source: Making, rows: Rows, dtypes: list[str], chunk_bytes: int) -> Iterator[memoryview]:
+    """The runs of a tensor that is cast to one dtype after the other: twice rounded is not once rounded."""
+    array, dtype = array_of(source, rows), entry_of(source, rows).dtype
+    if len(dtypes) == 1:
+        yield from cast_chunks(array, dtype, dtypes[0], chunk_bytes, allow_integers=True)
+        return
+    widest = max(DTYPES[CODES[name]].bits // 8 for name in [dtype, *dtypes])
+    # The halves of a complex32 are an axis of their own, and must stay together.
+    limit = max(chunk_bytes // widest, 1)
+    if "complex32" in (dtype, *dtypes):
+        yield from cast_chunks(
+            array_of(_chained(source, dtypes[:-1]), rows), dtypes[-2], dtypes[-1], chunk_bytes, allow_integers=True
+        )
+        return
+    for (block,) in blocks((array,), limit):
+        part, known = block, dtype
+        for name in dtypes[:-1]:
+            part, known = cast(part, known, name, allow_integers=True), name
+        yield from cast_chunks(part, known, dtypes[-1], chunk_bytes, allow_integers=True)
+
+
+def _chained(making: Making, dtypes: list[str]) -> Making:
+    for name in dtypes:
+        making = Cast(making, name)
+    return making
+
+
+def _casts_last(making: Making) -> Making:
+    """The same tensor with casts as the last thing that is done to it, wherever order does not matter."""
+    if isinstance(making, (Permuted, Sliced)):
+        inner = _casts_last(making.of)
+        if isinstance(inner, Cast):
+            return Cast(_casts_last(replace(making, of=inner.of)), inner.dtype)
+        return replace(making, of=inner)
+    if isinstance(making, Cast):
+        return Cast(_casts_last(making.of), making.dtype)
+    return making
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

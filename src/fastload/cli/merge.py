@@ -1,0 +1,38 @@
+"""`fastload merge`: several checkpoints as one file."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastload.cli import plan_flags, writing
+from fastload.converting import draft_merge
+
+SUMMARY = "write several checkpoints as one file"
+ABOUT = """\
+Write the tensors of several checkpoints as one file, in their order. A name that two of
+them have is an error that names both, unless --prefer says which counts. The steps of a
+plan are done to each of them.
+Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+EXAMPLE = "fastload merge encoder.pt decoder.pt -o model.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `merge`."""
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="checkpoints")
+    parser.add_argument("-o", "--output", dest="path", metavar="DESTINATION", required=True, help="the file to write")
+    parser.add_argument("--prefer", choices=["first", "last"], help="which counts of two tensors of one name")
+    writing.add_format(parser)
+    writing.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Merge checkpoints."""
+    made = draft_merge(
+        arguments.sources,
+        arguments.path,
+        prefer=arguments.prefer,
+        format=arguments.format,
+        lossy=arguments.lossy,
+        **plan_flags.plan_of(arguments),
+    )
+    return writing.write(made, "merging", arguments)
