@@ -30,6 +30,7 @@ LAYERS = [
     ["checkpoint"],
     ["scan"],
     ["target"],
+    ["handover"],
     ["planned"],
     ["plan"],
     ["folders"],
