@@ -10,7 +10,7 @@ import numpy as np
 
 from fastload import folders
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
+from fastload.errors import FastloadError, TensorNotFoundError, located, printable
 from fastload.options import Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "open"]
 
-PLAN_KEYWORDS = frozenset(
-    "subtree include exclude where drop_segments rename remap contiguous split concat adapt cast".split()
-)
+PLAN_KEYWORDS = {
+    "subtree", "include", "exclude", "where", "drop_segments", "rename", "remap", "contiguous", "split", "concat",
+    "adapt", "cast",
+}  # fmt: skip
 DEFAULTS = Options()
 SHOWN_TENSORS = 10  # in a repr
 MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
@@ -346,13 +347,16 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A rule may apply and the type of its module is not known: the tensors are named. Or names would collide.
         """
+        from fastload.formats.torch import modules
         from fastload.plan import adapt
         from fastload.plan.adapt import Adapter
 
         fixed = (adapters,) if isinstance(adapters, Adapter) else tuple(adapters)
         return self._after(
             "adapt",
-            lambda table, rows: adapt.adapt(table, rows, fixed, types=types, known=lambda: _module_types(rows)),
+            lambda table, rows: adapt.adapt(
+                table, rows, fixed, types=types, known=lambda: modules.types_by_path(rows.objects)
+            ),
         )
 
     def explain(self) -> list[Explanation]:
@@ -561,17 +565,6 @@ def open(
     except FastloadError as error:
         raise located(error, path) from None
     return planned(Checkpoint(tensors, options), plan)
-
-
-def _module_types(tensors: Tensors) -> dict[str, str]:
-    """The classes of the modules of a file that has some, without their modules, by dotted path."""
-    from fastload.formats.torch import modules
-
-    try:
-        tree = modules.tree(tensors.objects())
-    except UnsupportedError:
-        return {}
-    return {path: node.type.rpartition(".")[2] for path, node in tree.walk()}
 
 
 def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:

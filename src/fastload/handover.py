@@ -86,7 +86,9 @@ def to_dlpack(tensors: Tensors, row: int) -> Any:
 
 def to_jax(tensors: Tensors, row: int) -> Any:
     """One tensor as a JAX array: without a copy where JAX takes the memory as it is."""
-    import jax.numpy as jnp  # only for who asks for it
+    from importlib import import_module
+
+    jnp: Any = import_module("jax.numpy")  # only for who asks for it, and typed only where it is installed
 
     entry = tensors.entry(row)
     if entry.dtype not in CODES or entry.dtype == "complex32":

@@ -327,7 +327,7 @@ class Source:
                 data = self._storage_bytes(index, number, swap)
                 # What a format decoded may be kept by it, so that only a record that was read now is taken as it is.
                 fresh = index.is_record(number) and not data.readonly
-                region = WritableRegion(data if fresh else np.array(data))
+                region = WritableRegion(data if fresh else np.array(data).data)
             else:
                 region = WritableRegion(self.private(*self._extent(index, number), handing))
             handing.regions[key] = region
@@ -348,7 +348,7 @@ class Source:
             except (OSError, OverflowError):
                 pass  # no mappings here, or too many of them: a copy costs memory, and is as good
         data = self.fetch(offset, count)
-        return np.array(data) if data.readonly else data
+        return np.array(data).data if data.readonly else data
 
     def _map_privately(self, file: _File, begin: int, count: int, handing: Handing) -> memoryview:
         assert self._file is not None

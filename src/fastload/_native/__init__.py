@@ -52,6 +52,7 @@ __all__ = [
     "Spellings",
     "TensorEntry",
     "Vocabulary",
+    "WritableRegion",
     "add_storage",
     "append",
     "build",
@@ -78,6 +79,5 @@ __all__ = [
     "rename_exclusively",
     "renumber",
     "view",
-    "WritableRegion",
     "writable_view",
 ]

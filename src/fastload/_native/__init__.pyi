@@ -29,6 +29,7 @@ __all__ = [
     "Spellings",
     "TensorEntry",
     "Vocabulary",
+    "WritableRegion",
     "add_storage",
     "append",
     "build",
@@ -55,7 +56,6 @@ __all__ = [
     "rename_exclusively",
     "renumber",
     "view",
-    "WritableRegion",
     "writable_view",
 ]
 
