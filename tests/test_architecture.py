@@ -31,6 +31,7 @@ LAYERS = [
     ["checkpoint"],
     ["scan"],
     ["target"],
+    ["handover"],
     ["planned"],
     ["plan"],
     ["folders"],

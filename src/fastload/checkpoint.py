@@ -10,7 +10,7 @@ import numpy as np
 
 from fastload import folders
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, UnsupportedError, located, printable
+from fastload.errors import FastloadError, TensorNotFoundError, located, printable
 from fastload.options import Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -35,19 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "open"]
 
 PLAN_KEYWORDS = {
-    "subtree",
-    "include",
-    "exclude",
-    "where",
-    "drop_segments",
-    "rename",
-    "remap",
-    "contiguous",
-    "split",
-    "concat",
-    "adapt",
-    "cast",
-}
+    "subtree", "include", "exclude", "where", "drop_segments", "rename", "remap", "contiguous", "split", "concat",
+    "adapt", "cast",
+}  # fmt: skip
 DEFAULTS = Options()
 SHOWN_TENSORS = 10  # in a repr
 MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
@@ -168,10 +158,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         TensorNotFoundError
             There is no tensor of that name; the message offers near ones.
         """
-        tensors = self._open_tensors()
-        row = tensors.find(name)
-        if row < 0:
-            raise self._not_found(name)
+        tensors, row = self._row(name)
         return tensors.entry(row)
 
     def entries(self) -> list[TensorEntry]:
@@ -361,13 +348,16 @@ class Checkpoint(Mapping[str, np.ndarray]):
         PlanError
             A rule may apply and the type of its module is not known: the tensors are named. Or names would collide.
         """
+        from fastload.formats.torch import modules
         from fastload.plan import adapt
         from fastload.plan.adapt import Adapter
 
         fixed = (adapters,) if isinstance(adapters, Adapter) else tuple(adapters)
         return self._after(
             "adapt",
-            lambda table, rows: adapt.adapt(table, rows, fixed, types=types, known=lambda: _module_types(rows)),
+            lambda table, rows: adapt.adapt(
+                table, rows, fixed, types=types, known=lambda: modules.types_by_path(rows.objects)
+            ),
         )
 
     def explain(self) -> list[Explanation]:
@@ -383,7 +373,31 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     # Pouring out.
 
-    def load_into(self, target: Any, *, strict: Strict = True, staged: bool = False) -> LoadReport:
+    def torch(self, name: str | None = None) -> Any:
+        """A tensor as one of torch, to be written to at will: no copy until then, and the file never changes.
+
+        Without a name: a dict of all, in which those that share a storage go on sharing it. One without data is a
+        "meta" tensor, and quantised ones are their integers. A writable buffer that was opened is shared.
+        """
+        from fastload import handover
+
+        return handover.to_torch_dict(self._open_tensors()) if name is None else handover.to_torch(*self._row(name))
+
+    def jax(self, name: str) -> Any:
+        """A tensor as an array of JAX, without a copy where JAX can do without."""
+        from fastload import handover
+
+        return handover.to_jax(*self._row(name))
+
+    def dlpack(self, name: str) -> Any:
+        """A tensor for the `from_dlpack` of any framework, to be written to as that of `torch`."""
+        from fastload import handover
+
+        return handover.to_dlpack(*self._row(name))
+
+    def load_into(
+        self, target: Any, *, strict: Strict = True, staged: bool = False, assign: bool = False
+    ) -> LoadReport:
         """Fill a target: a dict of arrays (also nested), a torch Module, or a mapping of names to shapes and dtypes.
 
         Names, shapes and dtypes are checked before the first write; use `cast`, `remap` and the like to make them fit.
@@ -395,6 +409,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         staged : bool
             Whether everything is read before the first write, at the price of a copy, so that no error of reading can
             leave a target half filled.
+        assign : bool
+            Whether the parameters of a torch Module are replaced, by those that `torch` gives, and not written to.
 
         Raises
         ------
@@ -403,7 +419,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         from fastload.target import load_into
 
-        return load_into(self._open_tensors(), target, strict=strict, staged=staged)
+        return load_into(self._open_tensors(), target, strict=strict, staged=staged, assign=assign)
 
     def _after(self, name: str, apply: Callable[[Table, Tensors], Table]) -> Checkpoint:
         from fastload.planned import PlannedTensors, Step
@@ -470,6 +486,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if self._tensors is None:
             raise ValueError("the checkpoint is closed")
         return self._tensors
+
+    def _row(self, name: str) -> tuple[Tensors, int]:
+        row = (tensors := self._open_tensors()).find(name)
+        if row < 0:
+            raise self._not_found(name)
+        return tensors, row
 
     def _not_found(self, name: object) -> TensorNotFoundError:
         tensors = self._open_tensors()
@@ -544,17 +566,6 @@ def open(
     except FastloadError as error:
         raise located(error, path) from None
     return planned(Checkpoint(tensors, options), plan)
-
-
-def _module_types(tensors: Tensors) -> dict[str, str]:
-    """The classes of the modules of a file that has some, without their modules, by dotted path."""
-    from fastload.formats.torch import modules
-
-    try:
-        tree = modules.tree(tensors.objects())
-    except UnsupportedError:
-        return {}
-    return {path: node.type.rpartition(".")[2] for path, node in tree.walk()}
 
 
 def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:

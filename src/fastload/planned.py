@@ -12,6 +12,7 @@ from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, UnsupportedError, located, printable
 from fastload.plan.making import array_of, chunks_of, rows_of
 from fastload.plan.table import Table, described
+from fastload.source import Handing
 from fastload.tensors import Tensors
 
 __all__ = ["Explanation", "PlannedTensors", "Stage", "Step"]
@@ -68,6 +69,22 @@ class Explanation(NamedTuple):
             said += ["copy"] if before.is_view and not stage.is_view else []
             parts.append(f"{stage.step}: {' '.join(said)}")
         return " → ".join([*parts, *([f"left out by {self.dropped_by}"] if self.dropped_by else [])])
+
+
+class _PrivateRows:
+    """The tensors that a plan begins with, as private arrays: views of them may be written to as well."""
+
+    def __init__(self, base: Tensors, handing: Handing) -> None:
+        self._base = base
+        self._handing = handing
+
+    def entry(self, row: int) -> TensorEntry:
+        """The description of one tensor."""
+        return self._base.entry(row)
+
+    def array(self, row: int) -> np.ndarray:
+        """The private array of one tensor."""
+        return self._base.private_array(row, self._handing)
 
 
 class PlannedTensors:
@@ -146,12 +163,24 @@ class PlannedTensors:
         making = self.table.makings[row]
         if isinstance(making, int):
             return self._base.array(making)
+        self._check_copy(row)
+        return array_of(making, self._base)
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
+        making = self.table.makings[row]
+        if isinstance(making, int):
+            return self._base.private_array(making, handing)
+        self._check_copy(row)
+        array = array_of(making, _PrivateRows(self._base, handing))
+        return array if array.flags.writeable else np.array(array, order="C")
+
+    def _check_copy(self, row: int) -> None:
         if not self._copies and not self.entry(row).zero_copy:
             raise UnsupportedError(
                 f"tensor {self.table.names[row]!r} cannot be a view after the steps of the plan; open the file with"
                 " allow_copy=True to have a copy"
             )
-        return array_of(making, self._base)
 
     def chunks(self, row: int, chunk_bytes: int) -> Iterator[memoryview] | None:
         """The bytes of a tensor that is cast, in runs that are made when they are asked for; None for any other."""

@@ -24,12 +24,14 @@ from fastload._native import (
     Index,
     Records,
     Region,
+    WritableRegion,
     check,
     filesystem_type,
     local_header,
     locate_in_file,
     locate_record,
     view,
+    writable_view,
 )
 from fastload.dtypes import DTYPES, numpy_dtype
 from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
@@ -38,7 +40,7 @@ from fastload.options import Io
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Source", "free_memory"]
+__all__ = ["Handing", "Source", "free_memory"]
 
 # File systems where a mapping costs a network round trip a page fault, by their magic in statfs(2).
 NETWORK_FILE_SYSTEMS = {
@@ -113,6 +115,22 @@ class _File:
             return False
 
 
+class Handing:
+    """One handing over of tensors to somebody who may write to them: the memory that was made for it.
+
+    Within one, tensors that share a storage share the memory. Where it is *whole*, each file is mapped once for all of
+    its tensors, since a process may have no more than some ten thousands of mappings; else each storage for itself, so
+    that nothing else is held by it.
+    """
+
+    __slots__ = ("mappings", "regions", "whole")
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
+        self.mappings: dict[_File, FileMapping] = {}
+        self.regions: dict[tuple[Index, int, int], WritableRegion] = {}
+
+
 class Source:
     """Read-only bytes.
 
@@ -150,6 +168,7 @@ class Source:
         self.archive: Any = None  # what a format that is an archive has read of its directory
         self._head: bytes | None = None
         self._file = file
+        self._shared: memoryview | None = None  # a caller's buffer that may be written to, by whoever is handed it
         self._watched = file  # what `still_valid` looks at, even if nothing more is read from it
 
     @classmethod
@@ -184,7 +203,10 @@ class Source:
             raise TypeError(message) from None
         except (BufferError, ValueError) as error:
             raise TypeError(f"a checkpoint buffer must be one contiguous run of bytes: {error}") from None
-        return cls(None, len(_not_empty(region, None)), region, None)
+        made = cls(None, len(_not_empty(region, None)), region, None)
+        shared = memoryview(source)
+        made._shared = None if shared.readonly else shared.cast("B")
+        return made
 
     @classmethod
     def _of_file(cls, path: str, io: Io, keep_open: bool) -> Source:
@@ -211,6 +233,7 @@ class Source:
         origin = self.origin + offset
         part = Source(self.path, size, region, self._file, origin=origin, is_inflated=self.is_inflated)
         part._watched = self._watched
+        part._shared = None if self._shared is None else self._shared[offset : offset + size]
         return part
 
     def unpacked(self, data: Buffer) -> Source:
@@ -292,6 +315,61 @@ class Source:
             self.locate(index.records, index.storage_of(row))
         return view(index, row, self.region, dtype)
 
+    def private_array(self, index: Index, row: int, handing: Handing) -> np.ndarray:
+        """`array`, writable, over memory that nobody else has but the other tensors of the same handing over."""
+        code = index.dtype_code(row)
+        dtype = numpy_dtype(code) if code < len(DTYPES) else index.dtypes.extra[code - len(DTYPES)]
+        number, swap = index.storage_of(row), index.swap_of(row)
+        key = (index, number, swap)
+        region = handing.regions.get(key)
+        if region is None:
+            if index.access(row) == LOAD or self.is_inflated:
+                data = self._storage_bytes(index, number, swap)
+                # What a format decoded may be kept by it, so that only a record that was read now is taken as it is.
+                fresh = index.is_record(number) and not data.readonly
+                region = WritableRegion(data if fresh else np.array(data).data)
+            else:
+                region = WritableRegion(self.private(*self._extent(index, number), handing))
+            handing.regions[key] = region
+        return writable_view(index, row, region, dtype)
+
+    def private(self, offset: int, count: int, handing: Handing) -> Buffer:
+        """The *count* bytes from *offset* on, writable: mapped copy-on-write where they can be, else copied.
+
+        A caller's buffer that may be written to is shared.
+        """
+        data = self._shared
+        if data is not None and offset <= self.size and count <= self.size - offset:
+            return data[offset : offset + count]
+        if self.region is not None and self._file is not None and count:
+            self.fetch(offset, count)  # raises where they are not there
+            try:
+                return self._map_privately(self._file.opened(), self.origin + offset, count, handing)
+            except (OSError, OverflowError):
+                pass  # no mappings here, or too many of them: a copy costs memory, and is as good
+        data = self.fetch(offset, count)
+        return np.array(data).data if data.readonly else data
+
+    def _map_privately(self, file: _File, begin: int, count: int, handing: Handing) -> memoryview:
+        assert self._file is not None
+        if handing.whole:
+            mapping = handing.mappings.get(self._file)
+            if mapping is None:
+                mapping = FileMapping(file.descriptor, file.status.st_size, 0, True)
+                handing.mappings[self._file] = mapping
+            return memoryview(mapping)[begin : begin + count]
+        before = begin % mmap.ALLOCATIONGRANULARITY
+        return memoryview(FileMapping(file.descriptor, before + count, begin - before, True))[before:]
+
+    def _extent(self, index: Index, number: int) -> tuple[int, int]:
+        """(position, size) of a storage that lies in the source as it is."""
+        if index.is_record(number):
+            assert index.records is not None
+            return self.locate(index.records, number), index.records.stored(number)
+        position, size = index.extent_of(number)
+        assert position is not None
+        return position, size
+
     def read_record(self, records: Records, number: int) -> memoryview:
         """The bytes of one record of an archive, inflated if need be; a view where it can be one.
 
@@ -316,19 +394,23 @@ class Source:
         loaded = self.__dict__.setdefault("_loaded", WeakValueDictionary())
         region = loaded.get(key)
         if region is None:
-            if index.is_record(number):
-                assert index.records is not None
-                data = self.read_record(index.records, number)
-            else:
-                position, size = index.extent_of(number)
-                data = memoryview(index.held_bytes(number)) if position is None else self.fetch(position, size)
-            if swap > 1:
-                swapped = np.array(data)  # bytes behind the last element stay as they are
-                swapped[: len(data) // swap * swap].view(f"u{swap}").byteswap(inplace=True)
-                data = swapped.data
             # Another thread may have been faster: its Region then is the one that everybody shares.
-            region = loaded.setdefault(key, Region(data))
+            region = loaded.setdefault(key, Region(self._storage_bytes(index, number, swap)))
         return region
+
+    def _storage_bytes(self, index: Index, number: int, swap: int) -> memoryview:
+        """The bytes of a whole storage, made anew where they are not in the source as they are."""
+        if index.is_record(number):
+            assert index.records is not None
+            data = self.read_record(index.records, number)
+        else:
+            position, size = index.extent_of(number)
+            data = memoryview(index.held_bytes(number)) if position is None else self.fetch(position, size)
+        if swap > 1:
+            swapped = np.array(data)  # bytes behind the last element stay as they are
+            swapped[: len(data) // swap * swap].view(f"u{swap}").byteswap(inplace=True)
+            data = swapped.data
+        return data
 
 
 def free_memory() -> int:

@@ -45,7 +45,9 @@ class Slot(NamedTuple):
     fill: Callable[[np.ndarray], None] | None
 
 
-def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: bool = False) -> LoadReport:
+def load_into(
+    tensors: Tensors, target: Any, *, strict: Strict = True, staged: bool = False, assign: bool = False
+) -> LoadReport:
     """Pour tensors into a target.
 
     Parameters
@@ -55,6 +57,9 @@ def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: b
     staged : bool
         Whether all tensors are read into memory before the first is written, so that an error of reading leaves the
         target as it was.
+    assign : bool
+        Whether the parameters and buffers of a Module are replaced by tensors in private memory, not written to. They
+        are where those are, on the CPU; each parameter keeps its `requires_grad`.
 
     Raises
     ------
@@ -65,6 +70,9 @@ def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: b
     """
     if strict not in (True, False, "both"):
         raise ValueError(f"strict is True, False or 'both', not {strict!r}")
+    torch = sys.modules.get("torch")
+    if assign and (torch is None or not isinstance(target, torch.nn.Module)):
+        raise TypeError(f"assign=True is for a torch Module, not {type(target).__name__}")
     slots = list(_slots(target))
     report = LoadReport()
     dropped = set(tensors.table.dropped) if isinstance(tensors, PlannedTensors) else set()
@@ -83,6 +91,9 @@ def load_into(tensors: Tensors, target: Any, *, strict: Strict = True, staged: b
     ]
     arrays = _check(tensors, rows, report, staged)
     _refuse(report, strict, tensors.path)
+    if assign:
+        _assign(tensors, target, [(slot.name, row) for slot, row in rows], report)
+        return report
     for slot, row in rows:
         if slot.fill is None:
             report.applied.append(slot.name)
@@ -122,6 +133,30 @@ def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, s
 def _refuse(report: LoadReport, strict: Strict, path: str | None) -> None:
     if report.errors or (strict and report.missing) or (strict == "both" and report.unused):
         raise LoadError("nothing was written, since the tensors do not all fit", report, path)
+
+
+def _assign(tensors: Tensors, module: Any, rows: list[tuple[str, int]], report: LoadReport) -> None:
+    """Replace parameters and buffers of a Module; all tensors are made before the first is replaced."""
+    from fastload import handover
+
+    tied: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    try:
+        made = handover.to_torch_rows(tensors, rows)
+    except (FastloadError, OSError) as error:
+        report.errors.append(LoadProblem("", "its data", str(error)))
+        raise LoadError(f"nothing was written, since reading failed: {error}", report, tensors.path) from error
+    module.load_state_dict(made, strict=False, assign=True)
+    for names in tied.values():
+        # torch gives each name a parameter of its own; those that were one stay one, the last that was loaded.
+        loaded = [name for name in names if name in made]
+        if len(names) > 1 and loaded:
+            parameter = module.get_parameter(loaded[-1])
+            for name in names:
+                path, _, leaf = name.rpartition(".")
+                module.get_submodule(path).register_parameter(leaf, parameter)
+    report.applied.extend(name for name, _ in rows)
 
 
 def _slots(target: Any) -> Iterator[Slot]:

@@ -16,7 +16,7 @@ from fastload.dtypes import NUMPY
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, UnsupportedError, located
 from fastload.options import Options
-from fastload.source import Source
+from fastload.source import Handing, Source
 
 __all__ = ["FileTensors", "JoinedTensors", "Tensors", "free_name", "open_source"]
 
@@ -53,6 +53,9 @@ class Tensors(Protocol):
 
     def array(self, row: int) -> np.ndarray:
         """The array of one tensor, made anew."""
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
@@ -144,15 +147,33 @@ class FileTensors:
             if index.access(row) == LOAD or self._source.is_inflated:
                 self._check_copy(row)
             array = self._source.array(index, row)
-            conjugated, negated = index.resolution(row)
-            if conjugated or negated:
-                return _resolve(array, index.entry(row), conjugated, negated)
-            return array
+            return self._resolved(array, row)
         except FastloadError as error:
-            name = repr(index.entry(row).name)
-            if name not in error.message:
-                error.message = f"tensor {name}: {error.message}"
-            raise self._placed(error) from None
+            raise self._naming(error, row) from None
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
+        index = self._index
+        try:
+            if index.access(row) == LOAD or self._source.is_inflated:
+                self._check_copy(row)
+            if any(index.resolution(row)):
+                return np.array(self._resolved(self._source.array(index, row), row), order="C")
+            return self._source.private_array(index, row, handing)
+        except FastloadError as error:
+            raise self._naming(error, row) from None
+
+    def _resolved(self, array: np.ndarray, row: int) -> np.ndarray:
+        conjugated, negated = self._index.resolution(row)
+        if conjugated or negated:
+            return _resolve(array, self._index.entry(row), conjugated, negated)
+        return array
+
+    def _naming(self, error: FastloadError, row: int) -> FastloadError:
+        name = repr(self._index.entry(row).name)
+        if name not in error.message:
+            error.message = f"tensor {name}: {error.message}"
+        return self._placed(error)
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
@@ -281,6 +302,11 @@ class JoinedTensors:
         """The array of one tensor, made anew."""
         part, own = self._where[row]
         return part.array(own)
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
+        part, own = self._where[row]
+        return part.private_array(own, handing)
 
     def metadata(self) -> dict[str, Any]:
         """What the parts keep about their tensors; of two that say the same thing, the first counts."""

@@ -18,7 +18,7 @@ from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
 from fastload._native.tables import DtypeTable, Spellings
-from fastload._native.view import Region, direct_view, view
+from fastload._native.view import Region, WritableRegion, direct_view, view, writable_view
 from fastload._native.zip import (
     END_SEARCH_BYTES,
     check,
@@ -52,6 +52,7 @@ __all__ = [
     "Spellings",
     "TensorEntry",
     "Vocabulary",
+    "WritableRegion",
     "add_storage",
     "append",
     "build",
@@ -78,4 +79,5 @@ __all__ = [
     "rename_exclusively",
     "renumber",
     "view",
+    "writable_view",
 ]

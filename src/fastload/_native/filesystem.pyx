@@ -37,15 +37,24 @@ cdef extern from *:
     #endif
     }
 
+    #include <stdint.h>
     #if defined(_WIN32)
     enum { can_map = 0 };
-    static void *map_pages(int fd, size_t size) { (void)fd; (void)size; return NULL; }
+    static void *map_pages(int fd, size_t size, uint64_t offset, int is_private) {
+        (void)fd; (void)size; (void)offset; (void)is_private;
+        return NULL;
+    }
     static void unmap_pages(void *address, size_t size) { (void)address; (void)size; }
     #else
     #include <sys/mman.h>
     enum { can_map = 1 };
-    static void *map_pages(int fd, size_t size) {
-        void *address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    #if !defined(MAP_NORESERVE)
+    #define MAP_NORESERVE 0
+    #endif
+    static void *map_pages(int fd, size_t size, uint64_t offset, int is_private) {
+        int protection = is_private ? PROT_READ | PROT_WRITE : PROT_READ;
+        int flags = is_private ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
+        void *address = mmap(NULL, size, protection, flags, fd, (off_t)offset);
         return address == MAP_FAILED ? NULL : address;
     }
     static void unmap_pages(void *address, size_t size) { munmap(address, size); }
@@ -54,7 +63,7 @@ cdef extern from *:
     int can_map
     unsigned long filesystem_magic(int fd) noexcept nogil
     int rename_to_free_name(const char *source, const char *target) noexcept nogil
-    void *map_pages(int fd, size_t size) noexcept nogil
+    void *map_pages(int fd, size_t size, uint64_t offset, int is_private) noexcept nogil
     void unmap_pages(void *address, size_t size) noexcept nogil
 
 cdef enum:
@@ -96,7 +105,10 @@ def rename_exclusively(bytes source, bytes target):
 
 @cython.final
 cdef class FileMapping:
-    """The first *size* bytes of an open file, mapped shared and read-only until nothing refers to them.
+    """A run of *size* bytes of an open file, mapped until nothing refers to it: shared and read-only, or private.
+
+    A private one may be written to: a page that is written becomes memory of its own, which neither the file nor
+    another mapping ever sees. No memory is set aside for it before. *offset* is a multiple of the page size.
 
     The descriptor may be closed at once: `mmap.mmap` of Python 3.11 and 3.12 keeps a duplicate, and a checkpoint of a
     thousand shards would then need more descriptors than a process may have.
@@ -109,21 +121,24 @@ cdef class FileMapping:
 
     cdef void *address
     cdef Py_ssize_t size
+    cdef bint is_private
 
-    def __cinit__(self, int descriptor, uint64_t size):
+    def __cinit__(self, int descriptor, uint64_t size, uint64_t offset=0, bint private=False):
         cdef void *address = NULL
         cdef int error = 0
-        if size > <uint64_t>(<size_t>-1 >> 1) or size > <uint64_t>MAX_MAPPED_BYTES or not can_map:
+        cdef uint64_t most = min(<uint64_t>(<size_t>-1 >> 1), <uint64_t>MAX_MAPPED_BYTES)
+        if offset > most or size > most - offset or not can_map:
             raise OverflowError(f"{size:,} bytes are more than can be mapped")
         if size:
             with nogil:
-                address = map_pages(descriptor, <size_t>size)
+                address = map_pages(descriptor, <size_t>size, offset, private)
                 if address == NULL:
                     error = errno
             if address == NULL:
                 raise OSError(error, strerror(error).decode("ascii", "replace"))
         self.address = address
         self.size = <Py_ssize_t>size
+        self.is_private = private
 
     def __dealloc__(self):
         if self.address != NULL:
@@ -134,12 +149,12 @@ cdef class FileMapping:
         return self.size
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if flags & PyBUF_WRITABLE:
+        if flags & PyBUF_WRITABLE and not self.is_private:
             raise BufferError("the bytes of a checkpoint are read-only")
         buffer.obj = self
         buffer.buf = self.address if self.size else &NOTHING
         buffer.len = self.size
-        buffer.readonly = 1
+        buffer.readonly = not self.is_private
         buffer.itemsize = 1
         buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
         buffer.ndim = 1

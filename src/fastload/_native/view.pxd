@@ -8,3 +8,10 @@ cdef class Region:
     cdef Py_buffer held
     cdef bint is_held
     cdef object __weakref__
+
+
+@cython.final
+cdef class WritableRegion:
+    cdef Py_buffer held
+    cdef bint is_held
+    cdef object __weakref__

@@ -1,7 +1,8 @@
 """The one door from numbers to memory: a row of the Index → a numpy array.
 
 The array is read-only and its base is the Region, which holds the buffer: whatever is closed or dropped, the bytes
-stay readable for as long as an array over them lives. numpy itself would accept a negative offset and read before the
+stay readable for as long as an array over them lives. Only over a WritableRegion, which is for handing over to those
+who write to what they get, it is writable. numpy itself would accept a negative offset and read before the
 buffer; so the Index holds only geometry that was checked against its storage, and `view` checks the storage against
 the buffer.
 """
@@ -68,6 +69,40 @@ cdef class Region:
         buffer.internal = NULL
 
 
+@cython.final
+cdef class WritableRegion:
+    """A run of bytes that may be written to: a private mapping, a copy, or the buffer of a caller who may write."""
+
+    def __cinit__(self, data):
+        PyObject_GetBuffer(data, &self.held, PyBUF_WRITABLE)
+        self.is_held = True
+
+    def __dealloc__(self):
+        if self.is_held:
+            PyBuffer_Release(&self.held)
+
+    def __len__(self):
+        return self.held.len
+
+    @property
+    def address(self):
+        """Where the bytes lie in memory."""
+        return <size_t>self.held.buf
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        buffer.obj = self
+        buffer.buf = self.held.buf if self.held.len else &NOTHING
+        buffer.len = self.held.len
+        buffer.readonly = 0
+        buffer.itemsize = 1
+        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+
 cdef int raise_shape(Index index, size_t row, str why) except -1:
     raise UnsupportedError(f"tensor {index.entry(row).name!r} cannot be a numpy array: {why}")
 
@@ -95,10 +130,17 @@ def view(Index index not None, size_t row, Region region not None, cnp.dtype dty
     TruncatedError
         The region is shorter than the storage.
     """
-    return make_view(index, row, region, dtype, whole)
+    return make_view(index, row, region, &region.held, dtype, whole, 0)
 
 
-cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dtype, bint whole):
+def writable_view(Index index not None, size_t row, WritableRegion region not None, cnp.dtype dtype not None):
+    """The writable array of one tensor over *region*, which has the bytes of its storage; checked as `view` does."""
+    return make_view(index, row, region, &region.held, dtype, True, cnp.NPY_ARRAY_WRITEABLE)
+
+
+cdef cnp.ndarray make_view(
+    Index index, size_t row, object region, const Py_buffer *held, cnp.dtype dtype, bint whole, int flags
+):
     cdef const Row *described
     cdef const Extent *extent
     cdef cnp.npy_intp shape[65]
@@ -115,14 +157,14 @@ cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dty
             f"{index.entry(row).name!r} is a meta tensor: the file holds its shape {index.entry(row).shape} and no data"
         )
     extent = index.extent(described.storage)
-    length = region.held.len
+    length = held.len
     if not whole:
         if not index.is_located(described.storage):
             raise ValueError(f"the record of tensor {index.entry(row).name!r} has not been located yet")
         position = index.position_of(described.storage)
     if position > length or extent.size > length - position or described.offset > extent.size:
         raise_outside(index, row)
-    data = (<char *>region.held.buf if region.held.len else <char *>&NOTHING) + position + described.offset
+    data = (<char *>held.buf if held.len else <char *>&NOTHING) + position + described.offset
 
     ndim = 0 if described.flags & OPAQUE else described.ndim
     bits = index.dtypes.bits[described.dtype]
@@ -162,7 +204,7 @@ cdef cnp.ndarray make_view(Index index, size_t row, Region region, cnp.dtype dty
         return np.ndarray([shape[i] for i in range(ndim)], dtype, region)
     Py_INCREF(dtype)         # the call below takes it over
     array = PyArray_NewFromDescr(
-        cnp.ndarray, dtype, ndim, shape, strides if described.flags & STRIDED else NULL, data, 0, NULL
+        cnp.ndarray, dtype, ndim, shape, strides if described.flags & STRIDED else NULL, data, flags, NULL
     )
     cnp.set_array_base(array, region)
     return array
@@ -180,7 +222,7 @@ def direct_view(Index index not None, size_t row, Region region not None, list d
     if described.dtype >= len(dtypes) or not is_view(index, described) or not index.is_located(described.storage):
         return None
     dtype = dtypes[described.dtype]
-    return None if dtype is None else make_view(index, row, region, dtype, False)
+    return None if dtype is None else make_view(index, row, region, &region.held, dtype, False, 0)
 
 
 cdef bint contains_elements(const cnp.npy_intp *shape, int ndim) noexcept:

@@ -29,7 +29,7 @@ from fastload.folders.dcp_metadata import MAX_COUNT, Chunk, Layout, Place, Store
 from fastload.folders.paths import inside
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
-from fastload.source import Source
+from fastload.source import Handing, Source
 from fastload.tensors import Tensors, free_name, open_source
 
 __all__ = ["METADATA", "NAME", "open_folder"]
@@ -285,6 +285,22 @@ class _Folder:
             return tensors.array(own)
         except FastloadError as error:
             raise _naming(error, f"tensor {stored.name!r}", file.path if file else self._path) from None
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
+        if row >= len(self._layout.tensors):
+            part, own = self._where[row]
+            assert not isinstance(part, Index)
+            return part.private_array(own, handing)
+        stored = self._layout.tensors[row]
+        if len(stored.chunks) != 1:
+            return np.array(self.array(row), order="C")
+        file = self._files[stored.chunks[0].place.file]
+        try:
+            tensors, own = file.only_chunk(stored)
+            return tensors.private_array(own, handing)
+        except FastloadError as error:
+            raise _naming(error, f"tensor {stored.name!r}", file.path) from None
 
     def _assembled_array(self, row: int, stored: Stored) -> np.ndarray:
         if not self._options.allow_copy:

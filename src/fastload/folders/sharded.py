@@ -19,7 +19,7 @@ from fastload.errors import FastloadError, FormatError, LimitError, located
 from fastload.folders import paths
 from fastload.folders.weight_map import WeightMap
 from fastload.options import Options
-from fastload.source import Source
+from fastload.source import Handing, Source
 from fastload.tensors import Tensors, free_name, open_source
 
 __all__ = ["ShardedTensors", "open_index", "open_set"]
@@ -145,6 +145,11 @@ class ShardedTensors:
         """The array of one tensor, made anew."""
         tensors, own = self._locate(row)
         return tensors.array(own)
+
+    def private_array(self, row: int, handing: Handing) -> np.ndarray:
+        """The array of one tensor, writable, over memory that was made for this handing over alone."""
+        tensors, own = self._locate(row)
+        return tensors.private_array(own, handing)
 
     def metadata(self) -> dict[str, Any]:
         """The metadata of the index, for which no file is opened.

@@ -8,7 +8,7 @@ state holds everything side by side. All are read from what `Checkpoint.objects`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastload._native import Record
@@ -16,7 +16,7 @@ from fastload.entry import TensorEntry
 from fastload.errors import LimitError, UnsupportedError
 from fastload.formats.torch.module_node import ModuleNode
 
-__all__ = ["ModuleNode", "tree"]
+__all__ = ["ModuleNode", "tree", "types_by_path"]
 
 # Where modules share their attributes, a small file can name a great many. A real module has some 25, and a real model
 # fewer than 100,000 modules.
@@ -317,3 +317,12 @@ def _unmangled(raw_type: str) -> str:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def types_by_path(objects: Callable[[], Any]) -> dict[str, str]:
+    """The classes, without their modules, of the modules in what *objects* gives, by dotted path; {} if none."""
+    try:
+        root = tree(objects())
+    except UnsupportedError:
+        return {}
+    return {path: node.type.rpartition(".")[2] for path, node in root.walk()}

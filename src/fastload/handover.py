@@ -1,0 +1,169 @@
+"""Handing tensors over to those who write to what they get: torch, JAX, and whoever speaks DLPack.
+
+torch has no read-only tensors, and an optimiser step on a mapping of the file would end the process. So what is handed
+over lies in private memory: pages of the file until they are written to, and the writer's own from then on. Neither the
+file nor another handing over ever sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastload._native import WritableRegion
+from fastload.dtypes import CODES, DTYPES
+from fastload.entry import TensorEntry
+from fastload.errors import UnsupportedError
+from fastload.planned import PlannedTensors
+from fastload.source import Handing
+from fastload.tensors import Tensors
+
+__all__ = ["to_dlpack", "to_jax", "to_torch", "to_torch_dict", "to_torch_rows"]
+
+# What torch has no plain tensors of, as the integers or bytes that are stored.
+STORED_AS = {
+    "quint8": "uint8",
+    "qint8": "int8",
+    "qint32": "int32",
+    "quint4x2": "uint8",
+    "quint2x4": "uint8",
+    "float4_e2m1fn": "uint8",
+    "float6_e2m3fn": "uint8",
+    "float6_e3m2fn": "uint8",
+    "bool32": "uint32",
+    "qfloat": "uint8",
+}
+DLPACK_KINDS = "biufc"  # of numpy's own dtypes; those of ml_dtypes are of kind "V" or "f", and of no char of numpy's
+JAX_ALIGNMENT = 64  # of the memory that XLA takes on a CPU as it is
+
+Storages = dict[int, tuple[Any, int, Any]]
+
+
+def to_torch(tensors: Tensors, row: int) -> Any:
+    """One tensor as a torch tensor on the CPU, in private memory.
+
+    Raises
+    ------
+    UnsupportedError
+        torch has no such dtype, or the tensor's data cannot be had.
+    """
+    return _torch_tensor(tensors, row, Handing(), {})
+
+
+def to_torch_dict(tensors: Tensors) -> dict[str, Any]:
+    """All tensors by name; those that share a storage share memory, and a storage of torch."""
+    return to_torch_rows(tensors, [(name, row) for row, name in enumerate(tensors.list_names())])
+
+
+def to_torch_rows(tensors: Tensors, rows: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    """Some tensors by the names that are given, sharing memory as those of `to_torch_dict`."""
+    handing = Handing(whole=True)
+    storages: Storages = {}
+    return {name: _torch_tensor(tensors, row, handing, storages) for name, row in rows}
+
+
+def to_dlpack(tensors: Tensors, row: int) -> Any:
+    """One tensor as an object with `__dlpack__` and `__dlpack_device__`: a numpy array, or a torch tensor.
+
+    numpy exports its own dtypes alone; for bfloat16 and the float8 family torch does it, where it is installed.
+    """
+    array = tensors.private_array(row, Handing())
+    if _is_plain(array) and tensors.entry(row).dtype != "complex32":
+        return array
+    entry = tensors.entry(row)
+    if array.dtype.isbuiltin == 1 or entry.dtype not in CODES:
+        raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, which DLPack cannot describe")
+    try:
+        return to_torch(tensors, row)
+    except ImportError:
+        raise UnsupportedError(
+            f"tensor {entry.name!r} is {entry.dtype}, which numpy cannot give to DLPack: install torch, which can,"
+            " or cast it"
+        ) from None
+
+
+def to_jax(tensors: Tensors, row: int) -> Any:
+    """One tensor as a JAX array: without a copy where JAX takes the memory as it is."""
+    from importlib import import_module
+
+    jnp: Any = import_module("jax.numpy")  # only for who asks for it, and typed only where it is installed
+
+    entry = tensors.entry(row)
+    if entry.dtype not in CODES or entry.dtype == "complex32":
+        raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, a dtype that JAX lacks: cast it")
+    array = tensors.private_array(row, Handing())
+    # JAX knows the dtypes of ml_dtypes, and copies what does not lie as XLA wants it.
+    aligned = array.ctypes.data % JAX_ALIGNMENT == 0 and array.flags.c_contiguous and array.size > 0
+    made = jnp.from_dlpack(array) if aligned and _is_plain(array) else jnp.asarray(array)
+    if np.dtype(made.dtype) != array.dtype:
+        raise UnsupportedError(
+            f"tensor {entry.name!r} is {entry.dtype}, and JAX makes {made.dtype} of it: set jax_enable_x64, or cast it"
+        )
+    return made
+
+
+def _is_plain(array: np.ndarray) -> bool:
+    return array.dtype.kind in DLPACK_KINDS and array.dtype.isbuiltin == 1 and array.dtype.isnative
+
+
+def _torch_tensor(tensors: Tensors, row: int, handing: Handing, storages: Storages) -> Any:
+    import torch  # only for who asks for it
+
+    entry = tensors.entry(row)
+    dtype = getattr(torch, STORED_AS.get(entry.dtype, entry.dtype), None) if entry.dtype in CODES else None
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, a dtype that torch {torch.__version__} lacks")
+    if _is_meta(tensors, row, entry):
+        return torch.empty(entry.shape, dtype=dtype, device="meta")  # as torch has it itself: shape, and no data
+    array = tensors.private_array(row, handing)
+    shape = array.shape[:-1] if entry.dtype == "complex32" else array.shape  # of which numpy shows the halves
+    if array.size == 0:
+        return torch.empty(shape, dtype=dtype)
+    size = DTYPES[CODES[entry.dtype]].bits // 8 if entry.dtype not in STORED_AS else array.itemsize
+    steps = array.strides[: len(shape)]
+    if any(step < 0 or step % size for step in steps):
+        array = np.array(array, order="C")  # elements that do not lie a whole number of elements apart
+        steps = array.strides[: len(shape)]
+    storage, address = _storage(array, storages, torch)
+    offset = array.__array_interface__["data"][0] - address
+    if offset % size:
+        # torch counts in elements from the start of a storage: one that begins with the tensor.
+        held = _root(array)
+        storage = torch.frombuffer(memoryview(held).cast("B")[offset:], dtype=torch.uint8).untyped_storage()
+        offset = 0
+    return torch.empty(0, dtype=dtype).set_(storage, offset // size, shape, tuple(step // size for step in steps))
+
+
+def _root(array: np.ndarray) -> Any:
+    """What holds the memory of an array: a WritableRegion, or an array of numpy's own memory."""
+    held: Any = array
+    while isinstance(held, np.ndarray) and held.base is not None:
+        held = held.base
+    return held
+
+
+def _storage(array: np.ndarray, storages: Storages, torch: Any) -> tuple[Any, int]:
+    """The storage of torch over all the memory that an array is a view of, and where that begins."""
+    held = _root(array)
+    found = storages.get(id(held))
+    if found is None:
+        if isinstance(held, WritableRegion):
+            made, address = torch.frombuffer(held, dtype=torch.uint8), held.address
+        else:
+            flat = held.reshape(-1, order="A").view(np.uint8)  # numpy's own memory, which is one run
+            made, address = torch.from_numpy(flat), held.__array_interface__["data"][0]
+        found = storages[id(held)] = (made.untyped_storage(), address, held)  # and held, so that its id stays its own
+    return found[0], found[1]
+
+
+def _is_meta(tensors: Tensors, row: int, entry: TensorEntry) -> bool:
+    """Whether a tensor has no data: nothing that it is made of has."""
+    if entry.kind != "meta":
+        return False
+    if not isinstance(tensors, PlannedTensors):
+        return True
+    from fastload.plan.making import rows_of
+
+    return all(tensors.base.entry(part).kind == "meta" for part in rows_of(tensors.table.makings[row]))
