@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastload
-from fastload import FormatError, TruncatedError, UnsupportedError
+from fastload import FormatError, TruncatedError
 from pickles import Call, Global, dumps
 
 PLAIN = (

@@ -112,7 +112,7 @@ cdef class Index:
     cdef size_t paths_capacity
     cdef Segment *segments
     cdef size_t segments_count, segments_capacity
-    cdef uint64_t *param_ids # parallel to rows, and only those of rows that are IDENTIFIED mean something
+    cdef uint64_t *param_ids  # parallel to rows, and only those of rows that are IDENTIFIED mean something
     cdef size_t param_ids_capacity
     cdef dict _metadata
     cdef dict quantizations  # row: Quantization, or what makes it
