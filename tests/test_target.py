@@ -92,10 +92,8 @@ def test_every_kind_of_target_is_filled_in_place(kind, staged):
 def test_five_lists():
     checkpoint = checkpoint_of({**ARRAYS, "head.w": numbers(4), "odd": numbers(3)}).select(exclude="head.*")
     names = ["fc.bias", "gone", "head.w", "fc.weight", "odd"]
-    target = {
-        name: ((3, 2) if name == "odd" else checkpoint[name].shape, "float32") for name in names if name in checkpoint
-    }
-    target = {name: target.get(name, ((4,), "float32")) for name in names}
+    shapes = {"fc.bias": (2,), "fc.weight": (2, 3), "odd": (3, 2)}
+    target = {name: (shapes.get(name, (4,)), "float32") for name in names}
 
     with pytest.raises(LoadError) as caught:
         checkpoint.load_into(target, strict=False)
@@ -207,7 +205,7 @@ class Failing:
 
 
 def test_an_error_of_reading_says_what_was_written(kind):
-    target = kind({name: np.zeros_like(ARRAYS[name]) for name in ("fc.weight", "fc.bias", "extra")})
+    target = kind({name: np.zeros_like(ARRAYS[name]) for name in ("fc.weight", "fc.bias")})
     checkpoint = fastload.Checkpoint(Failing(checkpoint_of(ARRAYS), "fc.bias"))
 
     with pytest.raises(
@@ -220,7 +218,6 @@ def test_an_error_of_reading_says_what_was_written(kind):
     assert {name: bool(array.any()) for name, array in flat(target).items()} == {
         "fc.weight": True,
         "fc.bias": False,
-        "extra": False,
     }
 
 

@@ -255,8 +255,8 @@ def _leaf_fill(level: Mapping[str, Any], key: str, value: Any) -> Callable[[np.n
 
     def replace(array: np.ndarray) -> None:
         # An array of JAX never changes: another one takes its place, made as its own kind makes one of NumPy's.
-        jax = sys.modules.get("jax")
+        jax: Any = sys.modules.get("jax")
         is_jax = jax is not None and isinstance(value, jax.Array)
-        level[key] = jax.numpy.asarray(array) if jax is not None and is_jax else np.array(array)
+        level[key] = jax.numpy.asarray(array) if is_jax else np.array(array)
 
     return replace
