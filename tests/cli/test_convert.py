@@ -84,7 +84,7 @@ def test_wrong_flags_are_wrong_usage(source, tmp_path, capsys, flags):
     [
         (["--cast", "float17"], "float17"),
         (["--regex", "--include", "("], "no regular expression"),
-        (["--remap", ".*=w"], "would both be 'w'"),
+        (["--remap", "^.*$=w"], "would both be 'w'"),
         (["--subtree", "modle"], "near: 'model"),
     ],
     ids=str,
