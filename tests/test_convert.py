@@ -169,6 +169,19 @@ def test_sharing_is_kept_or_reported(tmp_path):
     assert found["a"].data_ptr() == found["b"].data_ptr()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_cast_that_takes_tied_tensors_apart_is_reported(tmp_path, suffix):
+    weight = torch.randn(4, 4)
+    torch.save({"a": weight, "b": weight, "c": torch.ones(2)}, tmp_path / "m.pt")
+
+    with pytest.raises(SaveError, match="'a'"):
+        fastload.convert(tmp_path / "m.pt", tmp_path / f"out{suffix}", cast="bfloat16")
+    fastload.convert(tmp_path / "m.pt", tmp_path / f"out{suffix}", cast="bfloat16", lossy=True)
+
+    found = fastload.open(tmp_path / f"out{suffix}")
+    assert found["a"].tobytes() == found["b"].tobytes() == weight.bfloat16().view(torch.int16).numpy().tobytes()
+
+
 def test_a_meta_tensor_is_named(tmp_path):
     torch.save({"here": torch.ones(1), "gone": torch.empty(2, device="meta")}, tmp_path / "m.pt")
 

@@ -55,7 +55,24 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
     entries = checkpoint.entries()
     tensors = [_of_entry(checkpoint, entry) for entry in entries]
     gets: list[Get] = [partial(checkpoint.__getitem__, entry.name) for entry in entries]
-    return _shared(tensors, gets, _spans_of_entries(entries, gets))
+    return _tied_before(checkpoint, _shared(tensors, gets, _spans_of_entries(entries, gets)))
+
+
+def _tied_before(checkpoint: Checkpoint, tensors: list[Outgoing]) -> list[Outgoing]:
+    """The tensors, of which those that were one in the file, and that a cast takes apart, say that they shared it."""
+    opened = checkpoint._open_tensors()
+    if not isinstance(opened, PlannedTensors):
+        return tensors
+    found: dict[Any, list[int]] = {}
+    for row in range(len(tensors)):
+        origin = opened.cast_from(row)
+        if origin is not None:
+            found.setdefault(origin, []).append(row)
+    for origin, rows in found.items():
+        if len(rows) > 1:
+            for row in rows:
+                tensors[row] = tensors[row]._replace(storage=("cast", origin))
+    return tensors
 
 
 def of_tensor(checkpoint: Checkpoint, name: str) -> Outgoing:

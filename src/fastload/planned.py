@@ -10,7 +10,7 @@ import numpy as np
 
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, UnsupportedError, located, printable
-from fastload.plan.making import array_of, chunks_of, rows_of
+from fastload.plan.making import Cast, Permuted, array_of, chunks_of, rows_of
 from fastload.plan.table import Table, described
 from fastload.source import Handing
 from fastload.tensors import Tensors
@@ -201,6 +201,20 @@ class PlannedTensors:
         for known in rows_of(making):
             if self._base.entry(known).storage is None:
                 self._base.array(known)
+
+    def cast_from(self, row: int) -> tuple[Any, ...] | None:
+        """Where in the file the tensor lies of which one is a cast: equal for two that were one before."""
+        making = self.table.makings[row]
+        is_cast = False
+        while isinstance(making, (Cast, Permuted)):
+            is_cast = is_cast or isinstance(making, Cast)
+            making = making.of
+        if not is_cast or not isinstance(making, int):
+            return None
+        entry = self._base.entry(making)
+        if entry.storage is None or not entry.nbytes:
+            return None
+        return entry.storage, entry.offset, entry.shape, entry.strides
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""

@@ -90,7 +90,13 @@ def test_help_states_the_exit_statuses_and_ends_in_an_example(verb, capsys):
     assert out.splitlines()[-1].startswith(f"example: fastload {' '.join(verb)}")
 
 
-NEEDED = {"show": ["w"]}  # what a verb wants beside the file
+NEEDED = {  # what a verb wants beside the file
+    "convert": ["never.pt"],
+    "diff": ["never.pt"],
+    "merge": ["-o", "never.pt"],
+    "show": ["w"],
+    "split": ["never"],
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
