@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,12 +221,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         from fastload.plan.match import patterns_of
 
         include, exclude = patterns_of(include) if include is not None else None, patterns_of(exclude)
-        return self._after(
-            "select",
-            lambda table, rows: select.select(
-                table, rows, include=include, exclude=exclude, where=where, strict=strict
-            ),
-        )
+        choose = partial(select.select, include=include, exclude=exclude, where=where, strict=strict)
+        return self._after("select", choose)
 
     def drop_segments(self, segments: Iterable[str]) -> Checkpoint:
         """The same tensors with certain segments, the pieces between dots, left out of their names.

@@ -73,7 +73,7 @@ def load_into(
     torch = sys.modules.get("torch")
     if assign and (torch is None or not isinstance(target, torch.nn.Module)):
         raise TypeError(f"assign=True is for a torch Module, not {type(target).__name__}")
-    slots = list(_slots(target))
+    slots = list(_slots(target, assign))
     report = LoadReport()
     dropped = set(tensors.table.dropped) if isinstance(tensors, PlannedTensors) else set()
     rows: list[tuple[Slot, int]] = []
@@ -159,24 +159,24 @@ def _assign(tensors: Tensors, module: Any, rows: list[tuple[str, int]], report: 
     report.applied.extend(name for name, _ in rows)
 
 
-def _slots(target: Any) -> Iterator[Slot]:
+def _slots(target: Any, assign: bool) -> Iterator[Slot]:
     """The places of a target, in its order."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(target, torch.nn.Module):
-        return _module_slots(target, torch)
+        return _module_slots(target, torch, assign)
     if isinstance(target, Mapping):
         return _mapping_slots(target)
     raise TypeError(f"a target is a torch Module or a mapping, not {type(target).__name__}")
 
 
-def _module_slots(module: Any, torch: Any) -> Iterator[Slot]:
+def _module_slots(module: Any, torch: Any, assign: bool) -> Iterator[Slot]:
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor):
-            yield _torch_slot(name, tensor, torch)
+            yield _torch_slot(name, tensor, torch, assign)
 
 
-def _torch_slot(name: str, tensor: Any, torch: Any) -> Slot:
-    if tensor.is_meta:
+def _torch_slot(name: str, tensor: Any, torch: Any, assign: bool = False) -> Slot:
+    if tensor.is_meta and not assign:
         raise TypeError(f"{name!r} of the target has no memory (its device is meta): make some, as with to_empty()")
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise TypeError(
