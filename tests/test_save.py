@@ -15,7 +15,6 @@ from fastload import SaveError, SaveReport, UnsupportedError
 from fastload.dtypes import DTYPES
 from fastload.formats import safetensors, writing
 from fastload.formats.torch import write as torch_write
-from fastload.saving import WRITERS, writer_of
 
 WEIGHTS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -54,12 +53,6 @@ def test_a_suffix_or_name_of_no_format_shows_what_there_is(tmp_path):
         fastload.save(WEIGHTS, tmp_path / "m.pt", format="hdf5")
 
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("writer", [row for row in WRITERS if row.module is None], ids=lambda row: row.name)
-def test_what_cannot_be_written_yet_says_so(writer):
-    with pytest.raises(UnsupportedError, match="cannot write yet"):
-        writer_of(f"m{writer.suffixes[0]}")
 
 
 def test_a_file_that_is_there_needs_overwrite(tmp_path):

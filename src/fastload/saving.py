@@ -65,15 +65,15 @@ class Writer(NamedTuple):
         As `Checkpoint.format` has it.
     suffixes : tuple of str
         Of files that are written so where nothing else is said. Without the dot they are names of the format, too.
-    module : Module or None
-        What writes it; None where this version cannot.
+    module : Module
+        What writes it.
     keeps_sharing : bool
         Whether bytes that several tensors share are written once.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    module: Module | None
+    module: Module
     keeps_sharing: bool = False
 
 
@@ -198,7 +198,6 @@ class Draft(NamedTuple):
         FileExistsError
             There is a file, and *overwrite* is false.
         """
-        assert self.writer.module is not None
         try:
             with publish(self.path, overwrite=overwrite, size=least_size(self.tensors, self.writer)) as file:
                 self.writer.module.write(file, self.tensors, self.metadata)
@@ -226,7 +225,6 @@ def draft(
     SaveError
         Something would be lost, and *lossy* is false.
     """
-    assert writer.module is not None
     try:
         losses = (*lost, *writer.module.check_writable(tensors, metadata))
         if losses and not lossy:
@@ -256,8 +254,6 @@ def writer_of(path: str, format: str | None = None) -> Writer:
         found = [row for row in WRITERS if suffix in row.suffixes]
         if not found:
             raise UnsupportedError(f"the suffix {suffix!r} tells no format: give format=, one of {known}", path=path)
-    if found[0].module is None:
-        raise UnsupportedError(f"is to be {found[0].name}, which this version of fastload cannot write yet", path=path)
     return found[0]
 
 
