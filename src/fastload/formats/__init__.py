@@ -75,7 +75,7 @@ class Row:
         return import_module(f"{__name__}.{self._module}")
 
     @property
-    def NAME(self) -> str:  # noqa: N802 - as the module has it
+    def NAME(self) -> str:
         """The name of the format."""
         name: str = self.load().NAME
         return name
