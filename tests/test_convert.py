@@ -15,6 +15,7 @@ import torch
 
 import fastload
 from fastload import PlanError, SaveError, SplitReport, UnsupportedError
+from fastload.atomic import staging
 from fastload.casting import cast
 from fastload.converting import draft_conversion
 
@@ -295,17 +296,56 @@ def test_shards_that_are_there_need_overwrite_and_are_removed_by_it(tmp_path):
         fastload.split(tmp_path, tmp_path, overwrite=True)
 
 
-def test_a_failure_leaves_no_index(tmp_path, monkeypatch):
+def fail_later(done, total):
+    if done > 32:
+        raise SaveError("the disk is full")
+
+
+def test_a_failed_split_leaves_nothing(tmp_path):
     fastload.save({name: np.ones(4) for name in "ab"}, tmp_path / "m.safetensors")
 
-    def fail(done, total):
-        if done > 32:
-            raise SaveError("the disk is full")
+    with pytest.raises(SaveError, match="the disk is full"):
+        fastload.split(tmp_path / "m.safetensors", tmp_path / "s", max_shard_bytes=32, progress=fail_later)
 
-    with pytest.raises(SaveError):
-        fastload.split(tmp_path / "m.safetensors", tmp_path / "s", max_shard_bytes=32, progress=fail)
+    assert os.listdir(tmp_path / "s") == []
 
-    assert os.listdir(tmp_path / "s") == ["model-00001-of-00002.safetensors"]
+
+def test_a_failed_split_leaves_the_shards_that_were_there(tmp_path):
+    fastload.save({name: np.ones(4) for name in "abc"}, tmp_path / "old.safetensors")
+    fastload.save({name: np.zeros(4) for name in "ab"}, tmp_path / "new.safetensors")
+    fastload.split(tmp_path / "old.safetensors", tmp_path / "s", max_shard_bytes=32)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+
+    with pytest.raises(SaveError, match="the disk is full"):
+        fastload.split(
+            tmp_path / "new.safetensors", tmp_path / "s", max_shard_bytes=32, overwrite=True, progress=fail_later
+        )
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+
+def test_what_a_killed_split_left_is_cleared_and_what_another_writes_is_not(tmp_path):
+    fastload.save({"a": np.ones(4)}, tmp_path / "m.safetensors")
+    staged = tmp_path / "s" / ".model.fastload-tmp"
+    staged.mkdir(parents=True)
+    (staged / "model-00001-of-00009.safetensors").write_bytes(b"half")
+
+    with staging(str(tmp_path / "s"), "model"), pytest.raises(SaveError, match="another process"):
+        fastload.split(tmp_path / "m.safetensors", tmp_path / "s")
+    fastload.split(tmp_path / "m.safetensors", tmp_path / "s")
+
+    assert sorted(os.listdir(tmp_path / "s")) == ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+
+
+def test_metadata_of_users_come_through_shards(tmp_path):
+    metadata = {"version": "2", "producerName": "me", "k": "v"}
+    fastload.save({"a": np.ones(4)}, tmp_path / "m.safetensors", metadata=metadata)
+    fastload.split(tmp_path / "m.safetensors", tmp_path / "s")
+
+    report = fastload.convert(tmp_path / "s", tmp_path / "again.safetensors")
+
+    assert fastload.open(tmp_path / "again.safetensors").metadata == metadata
+    assert report.lost == ()
 
 
 def test_progress_ends_at_all(tmp_path):

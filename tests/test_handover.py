@@ -215,17 +215,18 @@ def test_a_tensor_without_data_is_a_meta_tensor():
         checkpoint.dlpack("m")
 
 
-def test_jax_gets_what_it_keeps_as_it_is_and_no_narrowed_numbers(monkeypatch):
+def test_jax_gets_no_narrowed_numbers(monkeypatch):
     def asarray(array):
         return array.astype("f4") if array.dtype == "f8" else np.array(array)
 
-    numpy = types.SimpleNamespace(from_dlpack=np.from_dlpack, asarray=asarray)
+    numpy = types.SimpleNamespace(from_dlpack=lambda array: asarray(np.from_dlpack(array)), asarray=asarray)
     monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(numpy=numpy))
     monkeypatch.setitem(sys.modules, "jax.numpy", numpy)
-    unaligned = bytearray(MANY)
-    checkpoint = fastload.open(unaligned)
+    checkpoint = fastload.open(MANY)
 
     assert checkpoint.jax("BF16").dtype.name == "bfloat16" and checkpoint.jax("F32").shape == (2, 3)
+    with pytest.raises(fastload.UnsupportedError, match="jax_enable_x64"):
+        checkpoint.jax("F64")
 
 
 def test_dlpack_without_torch_names_the_dtype(monkeypatch):

@@ -12,6 +12,8 @@ from torch import nn
 import fastload
 from checkpoints import checkpoint_of, numbers
 from fastload import FormatError, LoadError, LoadReport
+from fastload.casting import cast
+from fastload.plan import making
 
 ARRAYS = {"fc.weight": numbers(2, 3), "fc.bias": numbers(2), "extra": numbers(1), "bn.num_batches_tracked": numbers(1)}
 
@@ -241,6 +243,29 @@ def test_copies_are_made_once_before_the_first_write():
     assert not target["fc.bias"].any()
 
 
+def test_a_cast_is_made_once(monkeypatch):
+    casts = []
+    monkeypatch.setattr(making, "cast", lambda *args, **kwargs: casts.append(args) or cast(*args, **kwargs))
+    target = {"fc.weight": np.zeros(ARRAYS["fc.weight"].shape, "float16")}
+
+    checkpoint_of(ARRAYS).cast("float16").load_into(target, strict=True)
+
+    assert np.array_equal(target["fc.weight"], ARRAYS["fc.weight"].astype("float16"))
+    assert len(casts) == 1
+
+
+def test_numbers_that_do_not_fit_are_found_before_the_first_write():
+    checkpoint = checkpoint_of({"a": np.ones(2, "f4"), "b": np.full(2, 300, "f4")}).cast("uint8", integers=True)
+    target = {"a": np.zeros(2, "u1"), "b": np.zeros(2, "u1")}
+
+    with pytest.raises(LoadError, match="nothing was written"):
+        checkpoint.cast("float32", integers=True).load_into({"b": np.zeros(2, "f4")})
+    with pytest.raises(LoadError, match="nothing was written"):
+        checkpoint.load_into(target)
+
+    assert not target["a"].any()
+
+
 # Dtypes, shapes, other targets.
 
 DTYPES = [
@@ -306,6 +331,7 @@ REFUSED_TENSORS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize")
 @pytest.mark.parametrize(("make", "message"), REFUSED_TENSORS.values(), ids=REFUSED_TENSORS)
 def test_tensors_that_cannot_be_filled_are_refused(make, message):
     module = nn.Module()

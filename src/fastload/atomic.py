@@ -22,13 +22,14 @@ from fastload.errors import SaveError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["publish"]
+__all__ = ["publish", "staging", "sync_folder"]
 
 BUFFER_BYTES = 1 << 20  # of small writes that are gathered; larger ones pass by
 RANDOM_BYTES = 8  # in the name of a temporary file
 SUFFIX = ".fastload-tmp"
 MAX_STEM_BYTES = 200  # of the target's name within that; names have at most 255
 MAX_ATTEMPTS = 100  # at a temporary file; each fails only if somebody clears it in the instant before it is locked
+FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What says that the system, or the file system, lacks an operation.
 NOT_THERE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
 
@@ -84,7 +85,42 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0) -> Iterator[Bi
         raise
     finally:
         file.close()  # and with it the lock; what is still in the buffer of a failed attempt is dropped
-    _sync_folder(folder, path)
+    sync_folder(folder, path)
+
+
+@contextmanager
+def staging(folder: str, name: str) -> Iterator[str]:
+    """A hidden folder within *folder* for files that are to appear together; it goes, with what is left, in the end.
+
+    One that a process of the same *name* has abandoned is emptied first.
+
+    Raises
+    ------
+    SaveError
+        Another process is writing there.
+    """
+    path = os.path.join(folder, f"{_stem(name)}{SUFFIX.lstrip('.')}")
+    with suppress(FileExistsError):
+        os.mkdir(path)
+    # Where folders cannot be opened there are no locks on them either.
+    descriptor = None if os.name == "nt" else os.open(path, FOLDER_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if descriptor is not None and (_lock(descriptor) is False or not _is_at(descriptor, path)):
+            raise SaveError("is being written to by another process", path=folder)
+        _empty(path)
+        try:
+            yield path
+        finally:
+            _empty(path)
+            os.rmdir(path)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _empty(folder: str) -> None:
+    for name in os.listdir(folder):
+        os.unlink(os.path.join(folder, name))
 
 
 class _Temporary(io.FileIO):
@@ -231,12 +267,12 @@ def _refuse_move(error: OSError, path: str) -> NoReturn:
     raise SaveError(message, path=path, errno=error.errno) from None
 
 
-def _sync_folder(folder: str, path: str) -> None:
+def sync_folder(folder: str, path: str) -> None:
     """See that the new name is on the disk, too."""
     if os.name == "nt":
         return  # folders cannot be opened there
     try:
-        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(folder, FOLDER_FLAGS)
     except PermissionError:
         return  # a folder that may be written to, and not read
     try:

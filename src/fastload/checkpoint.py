@@ -11,7 +11,7 @@ import numpy as np
 
 from fastload import folders
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, located, printable
+from fastload.errors import FastloadError, TensorNotFoundError, located, near_hint, printable
 from fastload.options import Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -41,7 +41,6 @@ PLAN_KEYWORDS = {
 }  # fmt: skip
 DEFAULTS = Options()
 SHOWN_TENSORS = 10  # in a repr
-MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -492,12 +491,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def _not_found(self, name: object) -> TensorNotFoundError:
         tensors = self._open_tensors()
-        near: list[str] = []
-        import difflib  # only for a message
-
-        if isinstance(name, str) and len(tensors) <= MAX_COMPARED_NAMES:
-            near = difflib.get_close_matches(name, tensors.list_names(), n=3)
-        hint = f"; near: {', '.join(repr(other) for other in near)}" if near else ""
+        hint = near_hint(name, self) if isinstance(name, str) else ""
         return TensorNotFoundError(f"no tensor {name!r} among {len(tensors):,}{hint}", path=tensors.path)
 
 
@@ -563,6 +557,11 @@ def open(
     except FastloadError as error:
         raise located(error, path) from None
     return planned(Checkpoint(tensors, options), plan)
+
+
+def tensors_of(checkpoint: Checkpoint) -> Tensors:
+    """The tensors behind a checkpoint, for the rooms that write them out; a ValueError if it is closed."""
+    return checkpoint._open_tensors()
 
 
 def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:

@@ -9,17 +9,18 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from fastload import checkpoint
-from fastload.atomic import publish
+from fastload.atomic import publish, staging, sync_folder
 from fastload.checkpoint import Checkpoint
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, PlanError, SaveError, located
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing, texts_of
 from fastload.outgoing import of_checkpoint
-from fastload.saving import Draft, SaveReport, checked_metadata, draft, own_metadata, writer_of
+from fastload.saving import Draft, SaveReport, checked_metadata, draft, kept_metadata, own_metadata, writer_of
 
 __all__ = [
     "Prefer",
@@ -185,7 +186,8 @@ def split(
         What the tensors of one file come to at most. One tensor that is larger has a file to itself; tensors that
         share memory stay together, though as copies.
     overwrite : bool
-        Whether shards and an index that are there may be removed first. Files of other names are left alone.
+        Whether shards and an index that are there may be replaced, once the new ones are on the disk. Files of other
+        names are left alone.
     metadata, lossy, progress
         As for `convert`.
     **plan
@@ -222,7 +224,7 @@ def draft_conversion(
     shown = os.fsdecode(dst)
     writer = writer_of(shown, format)
     opened = _opened(src, plan)
-    kept = own_metadata(opened) if metadata is None else checked_metadata(metadata)
+    kept = kept_metadata(opened, metadata)
     return draft(shown, writer, _outgoing(opened), kept, lossy=lossy)
 
 
@@ -287,22 +289,32 @@ class SplitDraft(NamedTuple):
         """Write the shards, and then the index."""
         self.check_folder(overwrite=overwrite)
         os.makedirs(self.path, exist_ok=True)
-        for name in _list_of_our_names(self.path):  # the index first: no moment has one that lies
-            os.unlink(os.path.join(self.path, name))
         tensors = [tensor for shard in self.shards.values() for tensor in shard]
         count = _Count(_total(tensors), progress)
         nbytes = 0
-        for name, shard in self.shards.items():
-            path = os.path.join(self.path, name)
-            made = draft(path, writer_of(path), count.around(shard), dict(self.metadata), lossy=True)
-            nbytes += made.write().nbytes
         index = self._index()
-        path = os.path.join(self.path, INDEX)
-        try:
-            with publish(path, size=len(index)) as file:
-                file.write(index)
-        except FastloadError as error:
-            raise located(error, path) from None
+        with staging(self.path, STEM) as staged:
+            try:
+                for name, shard in self.shards.items():
+                    path = os.path.join(staged, name)
+                    made = draft(path, writer_of(path), count.around(shard), dict(self.metadata), lossy=True)
+                    nbytes += made.write().nbytes
+                with publish(os.path.join(staged, INDEX), size=len(index)) as file:
+                    file.write(index)
+            except FastloadError as error:
+                if error.path is not None and os.path.dirname(error.path) == staged:
+                    error.path = os.path.join(self.path, os.path.basename(error.path))
+                raise located(error, self.path) from None
+            # All is on the disk: only now does what was there go, the index first, so that no moment has one that lies.
+            self.check_folder(overwrite=overwrite)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, INDEX))
+            for name in self.shards:
+                os.replace(os.path.join(staged, name), os.path.join(self.path, name))
+            for name in set(_list_of_our_names(self.path)) - self.shards.keys():
+                os.unlink(os.path.join(self.path, name))
+            os.replace(os.path.join(staged, INDEX), os.path.join(self.path, INDEX))
+        sync_folder(self.path, self.path)
         return SplitReport(self.path, (*self.shards, INDEX), len(tensors), nbytes + len(index), self.lost)
 
     def check_folder(self, *, overwrite: bool) -> None:
@@ -319,9 +331,7 @@ class SplitDraft(NamedTuple):
         if not found:
             return
         if not overwrite:
-            message = (
-                f"holds {_listed(found)} already: give overwrite=True to remove such files first, or another folder"
-            )
+            message = f"holds {_listed(found)} already: give overwrite=True to replace them all, or another folder"
             raise FileExistsError(errno.EEXIST, message, self.path)
         if self.source is not None:
             own = [self.path, *(os.path.join(self.path, name) for name in found)]
@@ -351,8 +361,8 @@ def draft_split(
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, and no shard can be so small")
     shown = os.fsdecode(folder)
     opened = _opened(src, plan)
-    kept = own_metadata(opened) if metadata is None else checked_metadata(metadata)
-    made = draft(shown, writer_of(INDEX.removesuffix(".index.json")), _outgoing(opened), kept, lossy=lossy)
+    kept = kept_metadata(opened, metadata)
+    made = draft(shown, writer_of(f"{STEM}.safetensors"), _outgoing(opened), kept, lossy=lossy)
     shards = _shards(made.tensors, max_shard_bytes)
     if len(shards) > MAX_SHARDS:
         raise SaveError(f"would be {len(shards):,} shards, and at most {MAX_SHARDS:,} can be numbered", path=shown)

@@ -6,6 +6,7 @@ A message says what is wrong, where, and what to do next. The parsers know only 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 __all__ = [
@@ -21,11 +22,13 @@ __all__ = [
     "UnknownFormatError",
     "UnsupportedError",
     "located",
+    "near_hint",
     "printable",
 ]
 
 
 MAX_SHOWN = 2000  # characters of a message
+MAX_COMPARED_NAMES = 20_000  # when near names are looked for; more would make a typing error cost seconds
 
 
 def printable(text: str) -> str:
@@ -165,3 +168,13 @@ def located(error: FastloadError, path: str | None, format: str | None = None) -
     error.path = error.path or path
     error.format = error.format or format
     return error
+
+
+def near_hint(name: str, names: Collection[str]) -> str:
+    """The end of a message that offers those of *names* that are like *name*; empty if none is or they are many."""
+    if len(names) > MAX_COMPARED_NAMES:
+        return ""
+    import difflib  # only for a message
+
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"; near: {', '.join(map(repr, near))}" if near else ""

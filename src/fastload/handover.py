@@ -16,6 +16,7 @@ from fastload._native import WritableRegion
 from fastload.dtypes import CODES, DTYPES
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
+from fastload.plan.making import rows_of
 from fastload.planned import PlannedTensors
 from fastload.source import Handing
 from fastload.tensors import Tensors
@@ -164,6 +165,4 @@ def _is_meta(tensors: Tensors, row: int, entry: TensorEntry) -> bool:
         return False
     if not isinstance(tensors, PlannedTensors):
         return True
-    from fastload.plan.making import rows_of
-
     return all(tensors.base.entry(part).kind == "meta" for part in rows_of(tensors.table.makings[row]))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from fastload.checkpoint import Checkpoint
+from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
@@ -60,7 +60,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
 
 def _tied_before(checkpoint: Checkpoint, tensors: list[Outgoing]) -> list[Outgoing]:
     """The tensors, of which those that were one in the file, and that a cast takes apart, say that they shared it."""
-    opened = checkpoint._open_tensors()
+    opened = tensors_of(checkpoint)
     if not isinstance(opened, PlannedTensors):
         return tensors
     found: dict[Any, list[int]] = {}
@@ -92,7 +92,7 @@ def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
     if entry.dtype not in CODES:
         raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
     chunks = _chunks(partial(checkpoint.__getitem__, entry.name))
-    opened = checkpoint._open_tensors()
+    opened = tensors_of(checkpoint)
     if isinstance(opened, PlannedTensors):
         row = opened.find(entry.name)
         opened.check(row)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, UnsupportedError, located, printable
-from fastload.plan.making import Cast, Permuted, array_of, chunks_of, rows_of
+from fastload.plan.making import Cast, Permuted, array_of, chunks_of, is_cast_to_integers, rows_of
 from fastload.plan.table import Table, described
 from fastload.source import Handing
 from fastload.tensors import Tensors
@@ -92,13 +92,11 @@ class PlannedTensors:
 
     __slots__ = ("_base", "_copies", "_found", "_steps", "table")
 
-    def __init__(self, base: Tensors, steps: tuple[Step, ...] = (), allow_copy: bool = True) -> None:
+    def __init__(self, base: Tensors, allow_copy: bool = True) -> None:
         self._base = base
         self._copies = allow_copy
-        self._steps = steps
+        self._steps: tuple[Step, ...] = ()
         self.table = Table(base.list_names(), list(range(len(base))))
-        for step in steps:
-            self.table = step.apply(self.table, base)
         self._found: dict[str, int] | None = None  # made when a name is first looked up
 
     @classmethod
@@ -110,7 +108,7 @@ class PlannedTensors:
         PlanError
             The step cannot be done.
         """
-        before = tensors if isinstance(tensors, cls) else cls(tensors, (), allow_copy)
+        before = tensors if isinstance(tensors, cls) else cls(tensors, allow_copy)
         made = cls.__new__(cls)
         made._base = before._base
         made._copies = allow_copy
@@ -188,15 +186,17 @@ class PlannedTensors:
         return None if isinstance(making, int) or not self._copies else chunks_of(making, self._base, chunk_bytes)
 
     def check(self, row: int) -> None:
-        """See that a tensor has data, without making it where that would be a copy.
+        """See that a tensor can be made; without making it, where that would be a copy that cannot fail.
 
         Raises
         ------
         UnsupportedError
-            It has none, or would be a copy where none is allowed.
+            It has no data, or would be a copy where none is allowed.
+        PlanError
+            It is cast to integers, and has numbers that do not fit.
         """
         making = self.table.makings[row]
-        if not self._copies:
+        if not self._copies or is_cast_to_integers(making):
             self.array(row)
         for known in rows_of(making):
             if self._base.entry(known).storage is None:

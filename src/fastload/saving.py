@@ -21,6 +21,7 @@ __all__ = [
     "Writer",
     "checked_metadata",
     "draft",
+    "kept_metadata",
     "least_size",
     "own_metadata",
     "save",
@@ -159,7 +160,7 @@ def save(
     writer = writer_of(shown, format)
     try:
         outgoing = of_checkpoint(tensors) if isinstance(tensors, Checkpoint) else of_arrays(tensors)
-        kept = own_metadata(tensors) if metadata is None else checked_metadata(metadata)
+        kept = kept_metadata(tensors, metadata)
     except FastloadError as error:
         raise located(error, shown, writer.name) from None
     return draft(shown, writer, outgoing, kept, lossy=lossy).write(overwrite=overwrite)
@@ -240,7 +241,7 @@ def writer_of(path: str, format: str | None = None) -> Writer:
     Raises
     ------
     UnsupportedError
-        The suffix is none of a format that can be written, or this version cannot write it yet.
+        The suffix is none of a format that can be written.
     ValueError
         There is no format of that name.
     """
@@ -257,12 +258,19 @@ def writer_of(path: str, format: str | None = None) -> Writer:
     return found[0]
 
 
+def kept_metadata(tensors: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What to keep beside tensors: *metadata*, or where that is not given, what they have of their own."""
+    return own_metadata(tensors) if metadata is None else checked_metadata(metadata)
+
+
 def own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps about its tensors, without what it says about its file; of a state dict, its versions."""
     if not isinstance(tensors, Checkpoint):
         versions = getattr(tensors, MODULE_VERSIONS, None)
         return {MODULE_VERSIONS: versions} if isinstance(versions, dict) else {}
-    facts = FILE_FACTS if tensors.format in TEXT_FORMATS else ARCHIVE_FACTS
+    # Those of an index of shards are its writer's own, whatever the shards are.
+    is_text = tensors.format in TEXT_FORMATS or tensors.format.startswith("sharded-")
+    facts = FILE_FACTS if is_text else ARCHIVE_FACTS
     return {key: value for key, value in tensors.metadata.items() if key not in facts}
 
 

@@ -122,9 +122,12 @@ def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, s
             report.errors.append(LoadProblem(slot.name, slot.dtype, entry.dtype))
         elif staged or not entry.zero_copy:
             try:
-                array = tensors.array(row)
                 if staged:
-                    arrays[row] = np.array(array)
+                    arrays[row] = np.array(tensors.array(row))
+                elif isinstance(tensors, PlannedTensors):
+                    tensors.check(row)
+                else:
+                    tensors.array(row)
             except (FastloadError, OSError) as error:
                 report.errors.append(LoadProblem(slot.name, "its data", str(error)))
     return arrays

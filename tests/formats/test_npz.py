@@ -433,6 +433,11 @@ def test_an_array_file_holds_one_array():
             npy.check_writable([outgoing(f"{i}", A) for i in range(count)], {})
 
 
+def test_an_archive_holds_some_array():
+    with pytest.raises(UnsupportedError, match="no arrays"):
+        npz.check_writable([], {})
+
+
 @pytest.mark.parametrize("names", [["a\0b"], ["\ud800"], ["w", "w.npy"]])
 def test_names_that_numpy_would_mistake_are_refused(names):
     with pytest.raises(UnsupportedError):

@@ -193,6 +193,16 @@ def test_names_that_collide_are_named():
         checkpoint.adapt(fastload.PYTORCH_TO_BURN, {"n": "LayerNorm"})
 
 
+def test_the_depthwise_kernels_of_keras_3_are_told_by_their_type():
+    array = numbers(5, 4, 3, 2)
+    checkpoint = checkpoint_of({"dw.kernel": array, "conv.kernel": array})
+
+    found = checkpoint.adapt(fastload.KERAS_TO_PYTORCH, {"dw": "DepthwiseConv2D", "conv": "Conv2D"})
+
+    assert np.array_equal(found["dw.weight"], array.transpose(2, 3, 0, 1))
+    assert np.array_equal(found["conv.weight"], array.transpose(3, 2, 0, 1))
+
+
 # Layouts: what is at [spatial…, in, out] must come to [out, in, spatial…].
 
 LAYOUTS = {

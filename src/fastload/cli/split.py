@@ -16,7 +16,7 @@ ABOUT = """\
 Write a checkpoint into FOLDER as model-00001-of-00002.safetensors and so on, with
 model.safetensors.index.json as Hugging Face has it. The index comes last: a folder that
 has it is whole. The folder may hold no others of these names, unless --overwrite, which
-removes them first.
+replaces them once the new ones are on the disk.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload split model.pt shards --max-shard-size 2GB"
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Declare the flag that names the format to write."""
-    names = [writer.name for writer in WRITERS if writer.module is not None]
+    names = [writer.name for writer in WRITERS]
     parser.add_argument("--format", choices=names, help="instead of what the suffix tells")
 
 

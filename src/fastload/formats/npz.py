@@ -140,6 +140,10 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
     UnsupportedError
         A tensor is of a dtype that NumPy lacks, or its name cannot be one in an archive.
     """
+    if not tensors:
+        raise UnsupportedError(
+            "a .npz of no arrays is an empty zip archive, which might be anything: write .safetensors"
+        )
     names = {tensor.name for tensor in tensors}
     for tensor in tensors:
         dtype_to_write(tensor)

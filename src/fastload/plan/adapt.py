@@ -5,8 +5,9 @@ called, and how its axes are ordered. The first rule of an adapter that fits cou
 is. Permuted axes are strides: the array stays a view.
 
 The type of a module is told by the caller (`types`), or else by the module tree of a file that has one. A rule for any
-type needs none. Where a rule might apply and the type is unknown, that is an error: to hand out a matrix that should
-have been transposed would be worse.
+type needs none. Where a rule might apply, the type is unknown and no rule for any type fits, that is an error: to hand
+out a matrix that should have been transposed would be worse. So say in `types` which modules are depthwise, where their
+kernels are called as those of ordinary convolutions are.
 
 To make one's own: ``Adapter("mine", (Rule("Linear", "weight", rank=2, axes=(1, 0)), Rule("*", "g", rename="gain")))``.
 
@@ -160,6 +161,7 @@ KERAS_TO_PYTORCH = Adapter(
     "Keras to PyTorch",
     (
         Rule("*", "depthwise_kernel", least_rank=3, axes=DEPTHWISE_TO_FIRST, rename="weight"),
+        Rule("Depthwise*", "kernel", least_rank=3, axes=DEPTHWISE_TO_FIRST, rename="weight"),  # since Keras 3
         Rule("*", "kernel", least_rank=2, axes=TO_FIRST, rename="weight"),
         Rule("*", "gamma", rename="weight"),
         Rule("*", "beta", rename="bias"),

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from fastload._native import Region
-from fastload.casting import blocks, cast, cast_chunks
+from fastload.casting import INTEGERS, blocks, cast, cast_chunks
 from fastload.dtypes import CODES, DTYPES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
@@ -31,6 +31,7 @@ __all__ = [
     "check_divisible",
     "chunks_of",
     "entry_of",
+    "is_cast_to_integers",
     "rows_of",
 ]
 
@@ -89,6 +90,15 @@ def rows_of(making: Making) -> list[int]:
     if isinstance(making, Concatenated):
         return [row for part in making.of for row in rows_of(part)]
     return rows_of(making.of)
+
+
+def is_cast_to_integers(making: Making) -> bool:
+    """Whether a cast to integers is on the way, which fails at numbers that do not fit. One to floats never does."""
+    if isinstance(making, int):
+        return False
+    if isinstance(making, Concatenated):
+        return any(map(is_cast_to_integers, making.of))
+    return (isinstance(making, Cast) and making.dtype in INTEGERS) or is_cast_to_integers(making.of)
 
 
 def entry_of(making: Making, rows: Rows) -> TensorEntry:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from fastload.entry import TensorEntry
-from fastload.errors import PlanError, TensorNotFoundError
+from fastload.errors import PlanError, TensorNotFoundError, near_hint
 from fastload.plan.making import Rows
 from fastload.plan.match import Pattern, Patterns, matcher, patterns_of
 from fastload.plan.table import Table, described
@@ -85,9 +84,7 @@ def subtree(table: Table, path: str) -> Table:
     inside = [place for place, name in enumerate(table.names) if name.startswith(prefix)]
     if not inside:
         paths = {name[:at] for name in table.names for at in _dots(name)}
-        near = difflib.get_close_matches(path, paths, n=3) if len(paths) <= 20_000 else []
-        hint = f"; near: {', '.join(map(repr, near))}" if near else ""
-        raise TensorNotFoundError(f"no tensors below {path!r}{hint}")
+        raise TensorNotFoundError(f"no tensors below {path!r}{near_hint(path, paths)}")
     dropped = [name for name in table.names if not name.startswith(prefix)]
     return Table(
         [table.names[place][len(prefix) :] for place in inside],
