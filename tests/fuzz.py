@@ -47,7 +47,6 @@ class Fuzzer:
     def __init__(self, chosen=()):
         self.layouts = [Layout(name, whole) for name, whole in layouts().items() if not chosen or name in chosen]
         self.counts = collections.Counter()
-        self.by_layout = collections.Counter()
         self.findings = []
         self.slowest = (0.0, "")
         self.folder = tempfile.TemporaryDirectory()
@@ -78,7 +77,6 @@ class Fuzzer:
         finally:
             if path is not None:
                 (path / file).write_bytes(layout.files[file])
-        self.by_layout[layout.name] += 1
         self.slowest = max(self.slowest, (time.monotonic() - start, f"{layout.name!r} {number}"))
 
 
@@ -97,7 +95,7 @@ def run(mutations, first, chosen):
     warnings.simplefilter("ignore")
     fuzzer = Fuzzer(chosen)
     signal.signal(signal.SIGALRM, too_slow)
-    memory, descriptors, begun = 0, len(os.listdir("/proc/self/fd")), time.monotonic()
+    shown, memory, descriptors, begun = 0, 0, len(os.listdir("/proc/self/fd")), time.monotonic()
     for step in range(mutations):
         if step % WATCHDOG_FILES == 0:
             faulthandler.dump_traceback_later(WATCHDOG_FILES * 2 + SECONDS, exit=True)
@@ -106,9 +104,9 @@ def run(mutations, first, chosen):
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         fuzzer.check(fuzzer.layouts[step % len(fuzzer.layouts)], first + step // len(fuzzer.layouts))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        while len(fuzzer.findings) > fuzzer.counts["shown"]:
-            print(fuzzer.findings[fuzzer.counts["shown"]], flush=True)
-            fuzzer.counts["shown"] += 1
+        for finding in fuzzer.findings[shown:]:
+            print(finding, flush=True)
+        shown = len(fuzzer.findings)
         if step % 20_000 == 0:
             print(f"… {step:,} in {time.monotonic() - begun:,.0f} s", file=sys.stderr, flush=True)
     faulthandler.cancel_dump_traceback_later()

@@ -105,7 +105,7 @@ def _unwrap(value: Any) -> Any:
         if not isinstance(value, Record):
             return value
         value = _unwrap_record(value)
-    raise ConfigError("an object stands for itself, or for another more than 100 times over")
+    raise ConfigError(f"an object stands for itself, or for another more than {MAX_WRAPPINGS} times over")
 
 
 def _unwrap_record(record: Record) -> Any:

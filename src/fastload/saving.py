@@ -268,9 +268,7 @@ def own_metadata(tensors: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tensors, Checkpoint):
         versions = getattr(tensors, MODULE_VERSIONS, None)
         return {MODULE_VERSIONS: versions} if isinstance(versions, dict) else {}
-    # Those of an index of shards are its writer's own, whatever the shards are.
-    is_text = tensors.format in TEXT_FORMATS or tensors.format.startswith("sharded-")
-    facts = FILE_FACTS if is_text else ARCHIVE_FACTS
+    facts = FILE_FACTS if tensors.format.removeprefix("sharded-") in TEXT_FORMATS else ARCHIVE_FACTS
     return {key: value for key, value in tensors.metadata.items() if key not in facts}
 
 

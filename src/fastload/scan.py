@@ -133,8 +133,6 @@ _HARMLESS = {
     ("ml_dtypes", PLAIN): " ".join(row.numpy for row in DTYPES if row.numpy.isidentifier()),
     ("torch", TENSORS): "Tensor Generator dtype strided sparse_coo sparse_csr per_tensor_affine per_channel_affine"
     " per_tensor_symmetric per_channel_symmetric per_channel_affine_float_qparams",
-    ("torch._C", TENSORS): "Generator",
-    ("torch.nn.parameter", TENSORS): "Parameter Buffer",
     ("torch.jit._pickle", PLAIN): "build_intlist build_doublelist build_boollist build_tensorlist restore_type_tag",
 }
 HARMLESS = {(module, name): reason for (module, reason), names in _HARMLESS.items() for name in names.split()}

@@ -5,7 +5,8 @@ Everything above this module speaks of tensors by their row, and knows neither f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -13,14 +14,16 @@ import numpy as np
 from fastload import formats
 from fastload._native import LOAD, Index, Region, direct_view
 from fastload.dtypes import NUMPY
-from fastload.entry import TensorEntry
+from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, LimitError, UnsupportedError, located
 from fastload.options import Options
 from fastload.source import Handing, Source
 
-__all__ = ["FileTensors", "JoinedTensors", "Tensors", "free_name", "open_source"]
+__all__ = ["PARTS", "FileTensors", "JoinedTensors", "Tensors", "open_source"]
 
 MAX_WRAPPINGS = 4  # of a file around a file around …; .tar.gz makes two, and a gzip file may even hold itself
+MAX_FILES = 1 << 32  # that are numbered: a storage is told by the number of its file in 32 bits, and its own in 32
+PARTS = 1 << 16  # of these numbers, that a file of several has for itself and the files within it
 MAX_OVERLAP = 64  # times that the elements of a tensor that must be copied may repeat the bytes of its storage
 
 Result = TypeVar("Result")
@@ -73,27 +76,33 @@ class Tensors(Protocol):
         """Whether the files are still those that were opened."""
 
 
-def open_source(source: Source, options: Options, shard: int = 0, wrappings: int = 0) -> Tensors:
+def open_source(source: Source, options: Options, shard: int = 0) -> Tensors:
     """The tensors of one source, whatever its format; of a file within it, where it is only a wrapper.
 
     Parameters
     ----------
     shard : int
-        The number of the file among several.
-    wrappings : int
-        How many containers there are around it.
+        A number by which its storages are told from those of others: its own, and for each file within it one more.
     """
+    return _open(source, options, count(shard), 0)
+
+
+def _open(source: Source, options: Options, shards: Iterator[int], wrappings: int) -> Tensors:
+    """The tensors of a source that *wrappings* containers are around; each file takes the next of *shards*."""
     try:
         container = formats.detect_container(source)
         if container is not None:
             if wrappings == MAX_WRAPPINGS:
                 raise LimitError(f"is wrapped more than {MAX_WRAPPINGS} times over (gzip, tar): unpack it first")
             parts = container.parts(source, options)
-            opened = [open_source(part, options, shard + i, wrappings + 1) for i, part in enumerate(parts)]
+            opened = [_open(part, options, shards, wrappings + 1) for part in parts]
             return opened[0] if len(opened) == 1 else JoinedTensors(opened, container.NAME)
         format = formats.detect(source)
     except FastloadError as error:
         raise located(error, source.path) from None
+    shard = next(shards)
+    if shard >= MAX_FILES:
+        raise LimitError("is one of too many files within files: unpack them first", path=source.path)
     return FileTensors(source, format, options, shard)
 
 
@@ -257,11 +266,9 @@ class JoinedTensors:
         self._parts = parts
         self._format = format
         self._where = [(part, row) for part in parts for row in range(len(part))]
-        self._rows: dict[str, int] = {}
-        for part in parts:
-            for name in part.list_names():
-                self._rows[free_name(name, self._rows)] = len(self._rows)
-        self._names = list(self._rows)
+        free = FreeNames()
+        self._names = [free.take(name) for part in parts for name in part.list_names()]
+        self._rows = {name: row for row, name in enumerate(self._names)}
 
     @property
     def path(self) -> str | None:
@@ -331,13 +338,3 @@ class JoinedTensors:
     def still_valid(self) -> bool:
         """Whether the file is still the one that was opened."""
         return all(part.still_valid() for part in self._parts)
-
-
-def free_name(name: str, taken: dict[str, int]) -> str:
-    """*name*, or its first variant `name#2`, `name#3`, … that is not *taken*."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}#{number}" in taken:
-        number += 1
-    return f"{name}#{number}"

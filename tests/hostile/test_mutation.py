@@ -19,91 +19,10 @@ from builders import (
     torch_zip,
     zip_file,
 )
-from pickles import OPCODES
+from mutations import JSON, NUMBERS, PICKLE, damaged
 from reading import read_all
 
 ROUNDS = int(os.environ.get("FASTLOAD_FUZZ_ROUNDS", "3000"))  # a test, and about a second of each
-NUMBERS = [
-    0,
-    1,
-    2,
-    7,
-    8,
-    63,
-    64,
-    127,
-    128,
-    255,
-    256,
-    65535,
-    65536,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**32,
-    2**62,
-    2**63,
-    2**64 - 8,
-    2**64 - 1,
-]
-JSON = [
-    b"0",
-    b"-1",
-    b"2.0",
-    b"1e9",
-    b"18446744073709551615",
-    b"null",
-    b'""',
-    b"[]",
-    b"{}",
-    b'"F4"',
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b",",
-    b":",
-    b'"',
-    b"\\",
-]
-PICKLE = [
-    *OPCODES.values(),
-    b"K\xff",
-    b"J\xff\xff\xff\xff",
-    b"X\xff\xff\xff\xff",
-    b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"cos\nsystem\n",
-    b"h\0",
-]
-
-
-def mutated(chance, raw, tokens=()):
-    """*raw* with one to four small damages."""
-    raw = bytearray(raw)
-    for _ in range(chance.choice([1, 1, 1, 2, 4])):
-        at = chance.randrange(len(raw) + 1)
-        length = min(len(raw) - at, chance.choice([1, 1, 2, 4, 8, 32]))
-        kind = chance.randrange(8)
-        if kind == 0 and length:
-            raw[at] ^= 1 << chance.randrange(8)
-        elif kind == 1:
-            raw[at : at + 1] = bytes([chance.randrange(256)])
-        elif kind == 2:
-            code = chance.choice("HIQ")
-            number = struct.pack("<" + code, chance.choice(NUMBERS) & (256 ** struct.calcsize("<" + code) - 1))
-            raw[at : at + len(number)] = number
-        elif kind == 3:
-            del raw[at : at + length]
-        elif kind == 4:
-            raw[at:at] = raw[at : at + length]
-        elif kind == 5:
-            other = chance.randrange(len(raw) + 1)
-            raw[other : other + length] = raw[at : at + length]
-        elif kind == 6 and tokens:
-            raw[at : at + chance.choice([0, 1, length])] = chance.choice(tokens)
-        else:
-            del raw[chance.randrange(at, len(raw) + 1) :]
-    return bytes(raw)
 
 
 def seeds():
@@ -138,7 +57,7 @@ def test_damaged_bytes_of_a_file(name):
     whole = seeds()[name]
 
     assert read_all(whole)
-    check(name, lambda chance: mutated(chance, whole))
+    check(name, lambda chance: damaged(chance, whole))
 
 
 def test_damaged_header_in_a_sound_safetensors_frame():
@@ -146,7 +65,7 @@ def test_damaged_header_in_a_sound_safetensors_frame():
     (length,) = struct.unpack("<Q", whole[:8])
     header, data = whole[8 : 8 + length], whole[8 + length :]
 
-    check("header", lambda chance: safetensors_raw(mutated(chance, header, JSON), data))
+    check("header", lambda chance: safetensors_raw(damaged(chance, header, JSON), data))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +82,7 @@ def test_damaged_json_in_a_sound_archive(format_name, record):
 
     check(
         f"{format_name} JSON",
-        lambda chance: zip_file([*members.items(), (record, mutated(chance, text, JSON))], align=1),
+        lambda chance: zip_file([*members.items(), (record, damaged(chance, text, JSON))], align=1),
     )
 
 
@@ -176,7 +95,7 @@ def test_damaged_pickle_in_a_sound_archive(protocol):
     }
     stream, records = torch_pickle(root, protocol)
 
-    check(f"pickle {protocol}", lambda chance: torch_zip(mutated(chance, stream, PICKLE), records, align=1))
+    check(f"pickle {protocol}", lambda chance: torch_zip(damaged(chance, stream, PICKLE), records, align=1))
 
 
 def test_damaged_storage_numbers_in_a_sound_archive():

@@ -11,7 +11,7 @@ from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, r
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
-from fastload._native.index import KINDS, LOAD, LOCATE, VIEW, Index, Records, TensorEntry
+from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pickle import parse
 from fastload._native.renumber import renumber
@@ -40,7 +40,6 @@ __all__ = [
     "KINDS",
     "LOAD",
     "LOCATE",
-    "VIEW",
     "DtypeTable",
     "FileMapping",
     "Graph",

@@ -17,7 +17,6 @@ __all__ = [
     "KINDS",
     "LOAD",
     "LOCATE",
-    "VIEW",
     "DtypeTable",
     "FileMapping",
     "Graph",
@@ -69,7 +68,6 @@ HAS_WIDE_KERNELS: bool
 KINDS: tuple[str, ...]
 LOAD: int
 LOCATE: int
-VIEW: int
 
 @final
 class DtypeTable:

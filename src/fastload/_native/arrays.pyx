@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 from fastload._native.blob cimport add_data
 from fastload._native.geometry cimport add_geometry
 from fastload._native.graph cimport FALSE, GLOBAL, INT, LIST, TRUE, TUPLE, Node, Slice, int_of
-from fastload._native.index cimport SWAPPED, Index, Row
+from fastload._native.index cimport KIND_COMPONENT, KIND_NUMPY, KIND_TENSOR, SWAPPED, Index, Row
 from fastload._native.objects cimport build_within
 from fastload._native.calls cimport (
     AXES_ARG, DATA_ARG, DTYPE_ARG, FROM_BUFFER, MASKED, ORDER_ARG, SIZE_ARG, Call, Calls, raise_recipe, text_of_node,
@@ -25,9 +25,6 @@ from fastload._native.vector cimport reserve
 from fastload.errors import FormatError, UnsupportedError
 
 cdef enum:
-    KIND_TENSOR = 0          # rows of KINDS
-    KIND_COMPONENT = 5
-    KIND_NUMPY = 7
     TAKEN = 0                # no stride: that of a dimension which has found its place
 
 

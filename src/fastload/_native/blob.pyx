@@ -15,7 +15,10 @@ from fastload._native.tables cimport DtypeTable
 from fastload._native.calls cimport ENCODE, LOADER, Call, Calls, Vocabulary
 from fastload._native.stream cimport Blob, read_blob, read_pickles
 
-from fastload.errors import FastloadError, FormatError
+from fastload.errors import FastloadError, FormatError, LimitError
+
+cdef enum:
+    MAX_DEPTH = 8                # of files within files; torch itself writes one within one
 
 
 cdef class Held:
@@ -149,20 +152,17 @@ cdef int load_blob(Calls calls, uint32_t node) except -1 with gil:
     return 0
 
 
-def list_globals(Graph graph not None, Vocabulary vocabulary not None, DtypeTable dtypes not None):
-    """Every (module, name) that a pickle and the files within it mention, once each, in order.
-
-    Raises
-    ------
-    FormatError
-        A file within the pickle cannot be read.
-    """
+cdef int add_globals(Graph graph, Vocabulary vocabulary, DtypeTable dtypes, dict found, int depth) except -1:
+    """Add what a pickle mentions, and the files within it, and the files within those."""
     cdef Calls calls = Calls(graph, vocabulary, Index(None, dtypes), None)
     cdef Call call
     cdef uint32_t node
+    cdef Graph inner
     cdef bytes data
     cdef set read = set()        # nodes whose bytes were: very many calls may have the same ones
-    found = dict.fromkeys(graph.list_globals())
+    if depth > MAX_DEPTH:
+        raise LimitError(f"files lie within files of the pickle more than {MAX_DEPTH} deep")
+    found.update(dict.fromkeys(graph.list_globals()))
     vocabulary.resolve(graph)
     for node in range(1, <uint32_t>graph.nodes_count):
         if calls.open_call(node, &call) and call.meaning != NULL and call.meaning.role == LOADER:
@@ -171,5 +171,19 @@ def list_globals(Graph graph not None, Vocabulary vocabulary not None, DtypeTabl
                 continue
             read.add(number)
             data = blob_bytes(calls, node)
-            found.update(dict.fromkeys(read_pickles(data, len(data), 0, False, data).saved.list_globals()))
+            for inner in read_pickles(data, len(data), 0, False, data).graphs:
+                add_globals(inner, vocabulary, dtypes, found, depth + 1)
+    return 0
+
+
+def list_globals(Graph graph not None, Vocabulary vocabulary not None, DtypeTable dtypes not None):
+    """Every (module, name) that a pickle and the files within it mention, once each, in order.
+
+    Raises
+    ------
+    FormatError
+        A file within the pickle cannot be read.
+    """
+    cdef dict found = {}
+    add_globals(graph, vocabulary, dtypes, found, 0)
     return list(found)

@@ -11,7 +11,7 @@ skips them, but must be CBOR.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
@@ -20,11 +20,13 @@ from fastload._native.cbor cimport (
     read_text, simple_value, skip_value,
 )
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, take, tell
-from fastload._native.index cimport IDENTIFIED, MAX_DIMENSIONS, OPAQUE, Extent, Index, Row, size_in_bytes
+from fastload._native.index cimport (
+    IDENTIFIED, KIND_QUANTISED, MAX_DIMENSIONS, OPAQUE, Extent, Index, Row, size_in_bytes,
+)
 from fastload._native.tables cimport DtypeTable, Spellings, code_of
 from fastload._native.json cimport Text, is_text
-from fastload._native.names cimport Span, append_name, index_names
-from fastload._native.order cimport name_of, sort_rows
+from fastload._native.names cimport append_name
+from fastload._native.order cimport arrange, make_room, name_of, raise_layout
 from fastload._native.vector cimport reserve
 
 from functools import partial
@@ -32,16 +34,16 @@ from functools import partial
 from fastload._native.cbor import decode
 from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
 
-HEADER_BYTES = 10            # before the CBOR: a mark, the version, the length of the CBOR
-ALIGNMENT = 256              # in bytes: of the data, and of every tensor in it
 MAX_TENSORS = 100_000        # Burn's own limit
 MAX_TEXTS = 100_000          # of metadata, and of scalars: short ones take 50 times their length as Python objects
 MAX_SCHEME_BYTES = 1 << 16   # of one quantisation scheme, for the same reason; Burn's take some 100 bytes
 
 cdef enum:
-    ALIGN = 256              # the same two for C
-    HEADER_LENGTH = 10
-    KIND_QUANTISED = 6       # a row of KINDS
+    ALIGN = 256              # in bytes: of the data, and of every tensor in it
+    HEADER_LENGTH = 10       # in bytes, before the CBOR: a mark, the version, the length of the CBOR
+
+ALIGNMENT = ALIGN
+HEADER_BYTES = HEADER_LENGTH
 
 cdef enum Field:
     NO_FIELD = 0
@@ -337,10 +339,6 @@ cdef dict read_texts(Header header, dict makers):
     return found
 
 
-cdef int raise_layout(Index index, size_t row, const char *message) except -1 with gil:
-    raise FormatError(f"tensor {name_of(index, row)!r} {message.decode()}")
-
-
 cdef int raise_short(Header header, uint64_t start, uint64_t farthest) except -1 with gil:
     promised = <object>start + <object>farthest
     raise TruncatedError(
@@ -375,15 +373,8 @@ cdef int check_order(Index index, bint *aligned, bint *packed, uint64_t *farthes
     """
     cdef size_t count = index.names.count, i
     cdef uint64_t run = 0, end = 0       # where the last tensor with bytes begins and ends
-    cdef int64_t twice
     cdef Extent *extent
-    for i in range(1, count):
-        if index.extents[i].position < index.extents[i - 1].position:
-            sort_rows(index)
-            break
-    twice = index_names(&index.names)
-    if twice >= 0:
-        return raise_layout(index, twice, "stands twice in the metadata")
+    arrange(index)
     aligned[0] = packed[0] = True
     farthest[0] = 0
     for i in range(count):
@@ -466,16 +457,6 @@ cdef int keep_schemes(Header header, Index index) except -1:
     return 0
 
 
-cdef int make_room(Index index, size_t count, size_t metadata_size) except -1:
-    """Reserve, without touching it, memory for the rows that metadata of this length are likely to have."""
-    reserve(<void **>&index.names.spans, &index.names.spans_capacity, count, sizeof(Span))
-    reserve(<void **>&index.names.text, &index.names.text_capacity, metadata_size // 2, 1)
-    reserve(<void **>&index.rows, &index.rows_capacity, count, sizeof(Row))
-    reserve(<void **>&index.extents, &index.extents_capacity, count, sizeof(Extent))
-    reserve(<void **>&index.dims, &index.dims_capacity, count * 2, sizeof(uint64_t))
-    return 0
-
-
 def read_burnpack_start(data):
     """(version, bytes of metadata) of a Burnpack file, from its first 10 bytes."""
     cdef Py_buffer held
@@ -535,7 +516,7 @@ def read_burnpack(
         point_at(cursor, <const uint8_t *>held.buf, metadata_size, HEADER_BYTES)
         reserve(<void **>&header.shape, &header.shape_capacity, 8, sizeof(uint64_t))
         reserve(<void **>&header.text.start, &header.text.capacity, 64, 1)
-        make_room(index, min(metadata_size // 64, limit), metadata_size)
+        make_room(index, min(metadata_size // 64, limit), metadata_size // 2)
         read_item(cursor, &item)
         if item.major != MAP:
             raise_format(cursor, "the metadata are no map")

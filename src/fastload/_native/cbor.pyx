@@ -85,17 +85,23 @@ cdef int add_run(Cursor *cursor, uint64_t length, bint is_text, Text *text) exce
     return 0
 
 
-cdef int read_string(Cursor *cursor, const Item *item, Text *text) except -1 nogil:
-    """The text, or the bytes, behind the head *item*; in pieces where its length is indefinite."""
-    cdef Item piece
-    cdef uint64_t remaining = UNENDING
-    text.length = 0
-    if item.info != INDEFINITE:
-        return add_run(cursor, item.value, item.major == TEXT, text)
-    while another(cursor, &remaining):
-        read_head(cursor, &piece)
+cdef bint another_piece(Cursor *cursor, const Item *item, uint64_t *remaining, Item *piece) except -1 nogil:
+    """Whether a piece of the string behind the head *item* follows, and its head; a definite one is one piece."""
+    if not another(cursor, remaining):
+        return False
+    if item.info == INDEFINITE:
+        read_head(cursor, piece)
         if piece.major != item.major or piece.info == INDEFINITE:
             return raise_format(cursor, "a CBOR text or byte string has a piece of another kind")
+    return True
+
+
+cdef int read_string(Cursor *cursor, const Item *item, Text *text) except -1 nogil:
+    """The text, or the bytes, behind the head *item*; in pieces where its length is indefinite."""
+    cdef Item piece = item[0]
+    cdef uint64_t remaining = UNENDING if item.info == INDEFINITE else 1
+    text.length = 0
+    while another_piece(cursor, item, &remaining, &piece):
         add_run(cursor, piece.value, item.major == TEXT, text)
     return 0
 
@@ -124,11 +130,7 @@ cdef int skip_string(Cursor *cursor, const Item *item) except -1 nogil:
     cdef Item piece = item[0]
     cdef uint64_t remaining = UNENDING if item.info == INDEFINITE else 1
     cdef const uint8_t *run
-    while another(cursor, &remaining):
-        if item.info == INDEFINITE:
-            read_head(cursor, &piece)
-            if piece.major != item.major or piece.info == INDEFINITE:
-                return raise_format(cursor, "a CBOR text or byte string has a piece of another kind")
+    while another_piece(cursor, item, &remaining, &piece):
         run = take(cursor, piece.value)
         if item.major == TEXT and not is_utf8(<const char *>run, piece.value, False):
             return raise_format(cursor, "a CBOR text is not UTF-8")

@@ -17,6 +17,7 @@ from fastload._native.graph cimport (
     BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
     TUPLE, Graph, Node, Slice, Update, int_of,
 )
+from fastload._native.index cimport KIND_COMPONENT
 from fastload._native.keys cimport (
     CALLABLE_WORD, CCOL_INDICES_WORD, COL_INDICES_WORD, CROW_INDICES_WORD, DATA_WORD, FILL_VALUE_WORD, INDICES_WORD,
     MASK_WORD, OFFSETS_WORD, ROW_INDICES_WORD, SIZES_WORD, STATE_WORD, STRIDES_WORD, VALUES_WORD, Keys,
@@ -30,7 +31,6 @@ cdef enum:
     BUDGET = 1_000_000
     BUDGET_PER_NODE = 16
     FEW_KEYS = 8                 # up to here keys are compared in pairs, beyond by a hash table
-    KIND_COMPONENT = 5           # a row of KINDS
 
 
 cdef class Contents:

@@ -1,10 +1,11 @@
 """What the standard library lacks of the file system: `statfs`, mappings that keep no descriptor, careful renames."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport strerror
+
+from fastload._native.buffers cimport fill_buffer
 
 cdef extern from *:
     """
@@ -68,9 +69,6 @@ cdef extern from *:
 
 cdef enum:
     MAX_MAPPED_BYTES = 0x7FFFFFFFFFFFFFFF  # a buffer's length is a signed number; of 32 bits where pointers are
-
-cdef char *UNSIGNED_BYTES = "B"  # of the buffer protocol
-cdef uint8_t NOTHING = 0         # where an empty mapping is said to lie: the system makes none
 
 CAN_MAP = bool(can_map)
 
@@ -149,16 +147,4 @@ cdef class FileMapping:
         return self.size
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if flags & PyBUF_WRITABLE and not self.is_private:
-            raise BufferError("the bytes of a checkpoint are read-only")
-        buffer.obj = self
-        buffer.buf = self.address if self.size else &NOTHING
-        buffer.len = self.size
-        buffer.readonly = not self.is_private
-        buffer.itemsize = 1
-        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
-        buffer.ndim = 1
-        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
-        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
-        buffer.suboffsets = NULL
-        buffer.internal = NULL
+        fill_buffer(buffer, self, self.address, self.size, not self.is_private, flags)

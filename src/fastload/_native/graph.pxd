@@ -102,6 +102,16 @@ cdef inline bint is_sequence(const Node *node) noexcept nogil:
     return node.kind == TUPLE or node.kind == FROZENSET
 
 
+cdef inline void count_part(const Node *part, uint32_t *parts, uint16_t *depth, uint8_t *flags) noexcept nogil:
+    """Add one item to what is known of the tuple or frozenset that it stands in."""
+    flags[0] |= part.flags & UNHASHABLE
+    if is_sequence(part):
+        depth[0] = max(depth[0], min(part.high, MAX_KEY_DEPTH) + 1)
+        parts[0] = min(parts[0], MAX_KEY_PARTS) + min(part.y, MAX_KEY_PARTS)
+    else:
+        parts[0] = min(parts[0], MAX_KEY_PARTS) + 1
+
+
 cdef inline bint is_unwieldy(const Node *node) noexcept nogil:
     """Whether hashing or showing a key could take for ever, or all of the stack."""
     return is_sequence(node) and (node.y > MAX_KEY_PARTS or node.high > MAX_KEY_DEPTH)

@@ -46,6 +46,16 @@ cdef enum:
     NO_STORAGE = 0xFFFFFFFF  # of a meta tensor: described, not stored
     MAX_DIMENSIONS = 0xFFFF  # they are counted in 16 bits; of numpy's 64, view.pyx knows
 
+cdef enum:                   # rows of KINDS
+    KIND_TENSOR
+    KIND_PARAMETER
+    KIND_BUFFER
+    KIND_STORAGE
+    KIND_META
+    KIND_COMPONENT
+    KIND_QUANTISED
+    KIND_NUMPY
+
 cdef struct Row:             # one tensor
     uint64_t offset          # of its first element, in bytes from the start of its storage
     uint32_t dims            # where its shape begins in `dims`; as many strides follow where STRIDED

@@ -17,11 +17,8 @@ from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KE
 from fastload._native.graph cimport (
     BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
 )
+from fastload._native.index cimport KIND_BUFFER, KIND_PARAMETER
 from fastload._native.keys cimport ORIGINAL_WORD, Keys
-
-cdef enum:
-    KIND_PARAMETER = 1           # rows of KINDS
-    KIND_BUFFER = 2
 
 cdef enum:
     MOST_ARGUMENTS = 8           # of a call, among which the attributes of a module are looked for
@@ -68,10 +65,9 @@ cdef class ModuleContents(Contents):
 
     cdef uint32_t module_state(self, uint32_t node, ModuleParts *parts) except? 0 nogil:
         """The attributes of a torch.nn.Module, however its class is called, and its parts; 0 where *node* is none."""
-        cdef uint32_t state = self.calls.state_of(node), first
+        cdef uint32_t state = self.calls.state_of(node)
         if state and self.graph.nodes[state].kind == TUPLE and self.graph.nodes[state].tail == 2:  # with slots
-            first = self.graph.children[self.graph.nodes[state].x]
-            state = first
+            state = self.graph.children[self.graph.nodes[state].x]
         if state and self.graph.nodes[state].kind == DICT:
             self.find_parts(state, parts)
             if parts.found & 7 == 7:

@@ -578,13 +578,13 @@ def build(Graph graph not None, Vocabulary vocabulary not None, dict leaves not 
 
 def build_state(Graph graph not None, Vocabulary vocabulary not None):
     """What was handed to `__setstate__` of the root of a pickle, as Python values; None if nothing was."""
-    cdef uint32_t at = graph.nodes[graph.root].tail
+    cdef uint32_t at = graph.nodes[graph.root].tail, state = 0
     if graph.nodes[graph.root].kind != REDUCE and graph.nodes[graph.root].kind != NEWOBJ:
         return None
     while at:
         at = graph.updates[at].next
-        if graph.updates[at].kind == STATE:
-            return build_objects(graph, graph.children[graph.updates[at].first], vocabulary, {})
+        if graph.updates[at].kind == STATE:      # the last one counts, as for tensors
+            state = graph.children[graph.updates[at].first]
         if at == graph.nodes[graph.root].tail:
             break
-    return None
+    return build_objects(graph, state, vocabulary, {}) if state else None

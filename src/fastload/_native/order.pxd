@@ -2,5 +2,7 @@
 
 from fastload._native.index cimport Index
 
-cdef int sort_rows(Index index) except -1 nogil
+cdef int arrange(Index index) except -1 nogil
+cdef int make_room(Index index, size_t count, size_t text_bytes) except -1
+cdef int raise_layout(Index index, size_t row, const char *message) except -1 with gil
 cdef str name_of(Index index, size_t row)

@@ -1,13 +1,15 @@
 """The order of the rows of an Index: by where their data begins, for formats whose tensors are one run each."""
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from fastload._native.index cimport Extent, Index, Row
-from fastload._native.names cimport Span
+from fastload._native.names cimport Span, index_names
 from fastload._native.vector cimport reserve
+
+from fastload.errors import FormatError
 
 
 cdef struct Placed:          # for sorting: a row and where its data begins
@@ -91,3 +93,31 @@ cdef str name_of(Index index, size_t row):
     """A tensor's name, for a message."""
     cdef Span span = index.names.spans[row]
     return PyUnicode_DecodeUTF8(index.names.text + span.start, span.length, "replace")
+
+
+cdef int raise_layout(Index index, size_t row, const char *message) except -1 with gil:
+    raise FormatError(f"tensor {name_of(index, row)!r} {message.decode()}")
+
+
+cdef int arrange(Index index) except -1 nogil:
+    """Bring the rows into the order of their data, make their names findable, and see that no name stands twice."""
+    cdef size_t i
+    cdef int64_t twice
+    for i in range(1, index.names.count):
+        if index.extents[i].position < index.extents[i - 1].position:
+            sort_rows(index)
+            break
+    twice = index_names(&index.names)
+    if twice >= 0:
+        return raise_layout(index, twice, "stands twice in the header")
+    return 0
+
+
+cdef int make_room(Index index, size_t count, size_t text_bytes) except -1:
+    """Reserve, without touching it, memory for as many rows as there are likely to be."""
+    reserve(<void **>&index.names.spans, &index.names.spans_capacity, count, sizeof(Span))
+    reserve(<void **>&index.names.text, &index.names.text_capacity, text_bytes, 1)
+    reserve(<void **>&index.rows, &index.rows_capacity, count, sizeof(Row))
+    reserve(<void **>&index.extents, &index.extents_capacity, count, sizeof(Extent))
+    reserve(<void **>&index.dims, &index.dims_capacity, count * 2, sizeof(uint64_t))
+    return 0

@@ -18,8 +18,8 @@ from fastload._native.cursor cimport (
 )
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, DICT, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, PAIRS,
-    PERSID, REDUCE, SET, STATE, STR8, TEXT, TUPLE, UNHASHABLE, MAX_KEY_DEPTH, MAX_KEY_PARTS, Graph, Node, Update,
-    is_object, is_sequence, is_unwieldy,
+    PERSID, REDUCE, SET, STATE, STR8, TEXT, TUPLE, UNHASHABLE, Graph, Node, Update,
+    count_part, is_object, is_unwieldy,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, grow_memo,
@@ -88,12 +88,7 @@ cdef int push_sequence(Machine *machine, Graph graph, uint8_t kind, size_t first
         add_children(graph, machine.stack + first, count, &place)
     for i in range(count):
         node = &graph.nodes[machine.stack[first + i]]
-        flags |= node.flags & UNHASHABLE
-        if is_sequence(node):
-            depth = max(depth, min(node.high, MAX_KEY_DEPTH) + 1)
-            parts = min(parts, MAX_KEY_PARTS) + min(node.y, MAX_KEY_PARTS)
-        else:
-            parts = min(parts, MAX_KEY_PARTS) + 1
+        count_part(node, &parts, &depth, &flags)
         if kind == FROZENSET:
             check_hashable(machine, node)
     machine.height = first

@@ -17,7 +17,10 @@ from fastload._native.geometry cimport EMPTY_ROW, add_geometry, raise_too_large
 from fastload._native.graph cimport (
     DICT, FALSE, GLOBAL, INT, NONE, PERSID, TRUE, TUPLE, Graph, Node, Slice, Update, int_of,
 )
-from fastload._native.index cimport CONJUGATED, NEGATED, PACKED, Index, Row, multiply_overflows
+from fastload._native.index cimport (
+    CONJUGATED, KIND_BUFFER, KIND_META, KIND_PARAMETER, KIND_QUANTISED, KIND_STORAGE, NEGATED, PACKED, Index, Row,
+    multiply_overflows,
+)
 from fastload._native.names cimport Names, append_name, find_name, index_names
 from fastload._native.objects cimport build_objects
 from fastload._native.vector cimport reserve
@@ -26,11 +29,6 @@ from fastload._native.zip cimport check_record
 from fastload.errors import FormatError, TruncatedError
 
 cdef enum:
-    KIND_PARAMETER = 1       # rows of KINDS
-    KIND_BUFFER = 2
-    KIND_STORAGE = 3
-    KIND_META = 4
-    KIND_QUANTISED = 6
     MOST_MARKS = 64          # keys and values among a tensor's attributes that are looked at: many may share them
 
 FLOAT_PARAMETERS = "_float_qparams"  # how torch ends the name of the scheme whose zero points are floats

@@ -9,8 +9,8 @@ what one does is told there, and only there an error is raised.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
 
 from fastload._native.graph cimport (
-    DICT, GLOBAL, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
-    is_object, is_sequence,
+    DICT, GLOBAL, INT, LIST, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
+    count_part, is_object,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
@@ -138,13 +138,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             flags, depth, parts = 0, 1, 1
             for i in range(items):
                 children[children_count + i] = stack[first + i]
-                node = &nodes[stack[first + i]]
-                flags |= node.flags & UNHASHABLE
-                if is_sequence(node):
-                    depth = max(depth, min(node.high, MAX_KEY_DEPTH) + 1)
-                    parts = min(parts, MAX_KEY_PARTS) + min(node.y, MAX_KEY_PARTS)
-                else:
-                    parts = min(parts, MAX_KEY_PARTS) + 1
+                count_part(&nodes[stack[first + i]], &parts, &depth, &flags)
             set_node(&nodes[count], TUPLE, children_count | <uint64_t>parts << 32, <uint32_t>items, flags)
             nodes[count].high = depth
             children_count += items

@@ -9,7 +9,7 @@ but must be JSON.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
@@ -19,8 +19,8 @@ from fastload._native.tables cimport DtypeTable, Spellings, code_of
 from fastload._native.json cimport (
     Json, Text, expect, follows, is_text, peek, read_number, read_string, skip_space, skip_value,
 )
-from fastload._native.names cimport Span, append_name, index_names
-from fastload._native.order cimport name_of, sort_rows
+from fastload._native.names cimport append_name
+from fastload._native.order cimport arrange, make_room, name_of, raise_layout
 from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, TruncatedError
@@ -174,10 +174,6 @@ cdef int read_tensors(Header *header, Index index, Spellings spellings, bint fir
     return 0
 
 
-cdef int raise_layout(Index index, size_t row, const char *message) except -1 with gil:
-    raise FormatError(f"tensor {name_of(index, row)!r} {message.decode()}")
-
-
 cdef int raise_short(Header *header, uint64_t promised) except -1 with gil:
     have, want = header.data_start + header.data_size, header.data_start + promised
     raise TruncatedError(
@@ -196,15 +192,8 @@ cdef int check_layout(Header *header, Index index) except -1 nogil:
     """See that no name stands twice and the tensors tile the data without hole or overlap; place them in the file."""
     cdef size_t count = index.names.count, i
     cdef uint64_t run = 0, end = 0, farthest = 0   # where the last tensor with bytes begins and ends
-    cdef int64_t twice
     cdef Extent *extent
-    for i in range(1, count):
-        if index.extents[i].position < index.extents[i - 1].position:
-            sort_rows(index)
-            break
-    twice = index_names(&index.names)
-    if twice >= 0:
-        return raise_layout(index, twice, "stands twice in the header")
+    arrange(index)
     for i in range(count):
         extent = &index.extents[i]
         if extent.position + extent.size > farthest:    # both come from an end of 64 bits: no overflow
@@ -227,16 +216,6 @@ cdef int check_layout(Header *header, Index index) except -1 nogil:
         extent.position += header.data_start
     if end < header.data_size:
         return raise_long(header, end)
-    return 0
-
-
-cdef int make_room(Index index, size_t count) except -1:
-    """Reserve, without touching it, memory for the rows that a header of this length is likely to have."""
-    reserve(<void **>&index.names.spans, &index.names.spans_capacity, count, sizeof(Span))
-    reserve(<void **>&index.names.text, &index.names.text_capacity, count * 32, 1)
-    reserve(<void **>&index.rows, &index.rows_capacity, count, sizeof(Row))
-    reserve(<void **>&index.extents, &index.extents_capacity, count, sizeof(Extent))
-    reserve(<void **>&index.dims, &index.dims_capacity, count * 2, sizeof(uint64_t))
     return 0
 
 
@@ -284,7 +263,7 @@ def read_header(data, source, DtypeTable dtypes not None, Spellings spellings no
         header.data_start = 8 + <uint64_t>held.len
         header.data_size = data_size
         reserve(<void **>&header.shape, &header.shape_capacity, 8, sizeof(uint64_t))
-        make_room(index, held.len // TYPICAL_ENTRY_BYTES)
+        make_room(index, held.len // TYPICAL_ENTRY_BYTES, held.len // TYPICAL_ENTRY_BYTES * 32)
         if not left(&header.json.cursor) or header.json.cursor.next[0] != c"{":
             raise_format(&header.json.cursor, "a safetensors header begins with '{'")
         header.json.cursor.next += 1

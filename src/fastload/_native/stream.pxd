@@ -17,6 +17,7 @@ cdef struct Blob:            # a stream that holds a single storage and nothing 
 cdef class Stream:
     """The pickles of a stream, and where the storages begin."""
     cdef Graph saved, keys
+    cdef list graphs         # of all five
     cdef uint64_t data       # from the start of the stream
 
 

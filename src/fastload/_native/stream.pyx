@@ -42,6 +42,7 @@ cdef class Stream:
 
 cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin, bint is_in_source, object held):
     cdef Stream stream = Stream.__new__(Stream)
+    stream.graphs = []
     cdef uint64_t at = 0, guess
     cdef Graph graph
     cdef Slice magic
@@ -50,6 +51,8 @@ cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin,
     for section in range(5):
         guess = SMALL_BYTES if section != 3 else length - at
         graph = parse_at(start + at, length - at, origin + at, is_in_source, guess)
+        graph.owner = held
+        stream.graphs.append(graph)
         root = &graph.nodes[graph.root]
         if section == 0:
             magic = bytes_of(graph, root)
@@ -65,7 +68,6 @@ cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin,
         elif section == 2 and root.kind != DICT:
             raise FormatError("the facts about the system that wrote the stream are no dict", offset=origin + at)
         elif section == 3:
-            graph.owner = held
             stream.saved = graph
         elif section == 4:
             stream.keys = graph

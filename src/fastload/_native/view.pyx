@@ -11,12 +11,11 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
-from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
+from fastload._native.buffers cimport NOTHING, fill_buffer
 from fastload._native.index cimport NO_STORAGE, OPAQUE, PACKED, STRIDED, Extent, Index, Row, is_view
 
 from fastload.errors import TruncatedError, UnsupportedError
@@ -32,9 +31,6 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     NUMPY_DIMENSIONS = 64
     MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of an array; numpy counts in signed 64-bit numbers
-
-cdef char *UNSIGNED_BYTES = "B"  # of the buffer protocol
-cdef uint8_t NOTHING = 0     # where an empty buffer without an address is said to lie
 
 
 @cython.final
@@ -53,20 +49,7 @@ cdef class Region:
         return self.held.len
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if flags & PyBUF_WRITABLE:
-            raise BufferError("the bytes of a checkpoint are read-only")
-        # Field by field: Cython counts the reference to `obj` itself, and PyBuffer_FillInfo would count another.
-        buffer.obj = self
-        buffer.buf = self.held.buf if self.held.len else &NOTHING
-        buffer.len = self.held.len
-        buffer.readonly = 1
-        buffer.itemsize = 1
-        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
-        buffer.ndim = 1
-        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
-        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
-        buffer.suboffsets = NULL
-        buffer.internal = NULL
+        fill_buffer(buffer, self, self.held.buf, self.held.len, True, flags)
 
 
 @cython.final
@@ -90,17 +73,7 @@ cdef class WritableRegion:
         return <size_t>self.held.buf
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        buffer.obj = self
-        buffer.buf = self.held.buf if self.held.len else &NOTHING
-        buffer.len = self.held.len
-        buffer.readonly = 0
-        buffer.itemsize = 1
-        buffer.format = UNSIGNED_BYTES if flags & PyBUF_FORMAT else NULL
-        buffer.ndim = 1
-        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
-        buffer.strides = &buffer.itemsize if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
-        buffer.suboffsets = NULL
-        buffer.internal = NULL
+        fill_buffer(buffer, self, self.held.buf, self.held.len, False, flags)
 
 
 cdef int raise_shape(Index index, size_t row, str why) except -1:

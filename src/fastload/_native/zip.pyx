@@ -367,10 +367,7 @@ cdef int locate_counted(
 
 cdef inline void find_header(Records records, uint32_t number, uint64_t *position, size_t *size) noexcept nogil:
     """Where what `locate` must be given stands, and how long it is."""
-    if not records.are_headed:
-        position[0] = records.extents[number].position
-        size[0] = 0
-    elif records.counts != NULL:
+    if records.counts != NULL:
         position[0] = records.extents[number].position - COUNT_BYTES
         size[0] = COUNT_BYTES
     else:
@@ -389,9 +386,6 @@ cdef int locate(
     cdef uint16_t flags = 0, method = 0, name_length = 0, extra_length = 0
     cdef uint32_t signature = 0, crc = 0, stored = 0, size = 0
     cdef const uint8_t *name
-    if not records.are_headed:                   # a bare run, whose place was checked when it was found
-        position[0] = origin
-        return 0
     if records.counts != NULL:
         return locate_counted(records, number, header, available, position)
     member = &records.members[number]
@@ -475,11 +469,6 @@ def local_header(Records records not None, uint32_t number):
     return position, size
 
 
-cdef inline void keep_place(Records records, uint32_t number, uint64_t place) noexcept nogil:
-    if records.are_headed:                       # bare runs have no other place than their own
-        records.places[number] = place
-
-
 def locate_record(Records records not None, uint32_t number, header):
     """Check the local *header* of a record, and keep and return where the record's bytes begin in the file."""
     cdef Py_buffer held
@@ -493,7 +482,7 @@ def locate_record(Records records not None, uint32_t number, header):
         locate(records, number, <const uint8_t *>held.buf, held.len, &place)
     finally:
         PyBuffer_Release(&held)
-    keep_place(records, number, place)
+    records.places[number] = place
     return place
 
 
@@ -517,5 +506,5 @@ def locate_in_file(Records records not None, uint32_t number, int descriptor, ui
             locate(records, number, header, <uint64_t>count, &place)
     finally:
         free(header)
-    keep_place(records, number, place)
+    records.places[number] = place
     return place

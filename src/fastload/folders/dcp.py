@@ -23,14 +23,15 @@ import numpy as np
 
 from fastload import dtypes
 from fastload._native import KINDS, Graph, Index, Record, Region, append, build, finish, parse, promise_storage
-from fastload.entry import TensorEntry
+from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError, located
 from fastload.folders.dcp_metadata import MAX_COUNT, Chunk, Layout, Place, Stored, read_layout
 from fastload.folders.paths import inside
+from fastload.formats.torch import saved
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Handing, Source
-from fastload.tensors import Tensors, free_name, open_source
+from fastload.tensors import PARTS, Tensors, open_source
 
 __all__ = ["METADATA", "NAME", "open_folder"]
 
@@ -197,6 +198,7 @@ class _Folder:
         self._list_tensors()
         if options.attributes:
             self._list_within_objects()
+        self._names = list(self._rows)
 
     def _list_tensors(self) -> None:
         several = Index(_SeveralFiles(), dtypes.TABLE, shard=len(self._files))
@@ -220,12 +222,13 @@ class _Folder:
             finish(index)
 
     def _list_within_objects(self) -> None:
-        shard = len(self._files)
-        for name, place in self._layout.objects.items():
-            shard += 1
-            tensors = self._object(name, place, shard)
+        names = FreeNames()
+        for listed in self._rows:
+            names.take(listed)
+        for number, (name, place) in enumerate(self._layout.objects.items()):
+            tensors = self._object(name, place, len(self._files) + 1 + number * PARTS)
             for row, own in enumerate(tensors.list_names()):
-                self._rows[free_name(f"{name}.{own}" if own else name, self._rows)] = len(self._where)
+                self._rows[names.take(f"{name}.{own}" if own else name)] = len(self._where)
                 self._where.append((tensors, row))
 
     @property
@@ -247,7 +250,7 @@ class _Folder:
 
     def list_names(self) -> list[str]:
         """All names, in the order of the metadata."""
-        return list(self._rows)
+        return list(self._names)
 
     def entry(self, row: int) -> TensorEntry:
         """The description of one tensor, from the metadata alone.
@@ -258,15 +261,13 @@ class _Folder:
         entry = part.entry(own)
         if row < len(self._layout.tensors):
             return entry
-        return entry.changed(name=self.list_names()[row])
+        return entry.changed(name=self._names[row])
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order."""
         listed = len(self._layout.tensors)
         entries = [part.entry(own) for part, own in self._where]
-        renamed = [
-            entry.changed(name=name) for entry, name in zip(entries[listed:], self.list_names()[listed:], strict=True)
-        ]
+        renamed = [entry.changed(name=name) for entry, name in zip(entries[listed:], self._names[listed:], strict=True)]
         return entries[:listed] + renamed
 
     def array(self, row: int) -> np.ndarray:
@@ -376,7 +377,7 @@ class _Folder:
 
     def list_globals(self) -> list[tuple[str, str]]:
         """(module, name) of every global that the pickles name, of the metadata and of every blob."""
-        found = dict.fromkeys(self._graph.list_globals())
+        found = dict.fromkeys(saved.list_globals(self._graph))
         for blob in self._blobs():
             found.update(dict.fromkeys(blob.list_globals()))
         return list(found)

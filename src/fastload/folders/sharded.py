@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from fastload.entry import TensorEntry
+from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, FormatError, LimitError, located
 from fastload.folders import paths
 from fastload.folders.weight_map import WeightMap
 from fastload.options import Options
 from fastload.source import Handing, Source
-from fastload.tensors import Tensors, free_name, open_source
+from fastload.tensors import MAX_FILES, PARTS, Tensors, open_source
 
 __all__ = ["ShardedTensors", "open_index", "open_set"]
 
-MAX_SHARDS = 1 << 16  # the number of a storage has 32 bits for its file: these, and as many for the files within it
-PARTS_OF_A_SHARD = 1 << 16
+MAX_SHARDS = MAX_FILES // PARTS
 SHOWN_NAMES = 3  # in an error
 
 
@@ -56,7 +55,7 @@ class Shard:
                 if opened is None:
                     path = paths.inside(self._folder, self.file)  # which may have become something else
                     source = Source.of(path, self._options.io, keep_open=False)
-                    opened = open_source(source, self._options, self._number * PARTS_OF_A_SHARD)
+                    opened = open_source(source, self._options, self._number * PARTS)
                     self._opened = opened
         return opened
 
@@ -255,13 +254,14 @@ def open_set(path: str, files: list[str], options: Options) -> ShardedTensors:
         raise LimitError(f"holds a set of {len(files):,} files, more than {MAX_SHARDS:,}", path=path)
     folder = os.path.join(os.getcwd(), path)
     shards = [Shard(folder, file, number, options) for number, file in enumerate(files)]
+    free = FreeNames()
     rows: dict[str, int] = {}
     shard_of: list[int] = []
     own: list[int] = []
     for number, shard in enumerate(shards):
         names = shard.tensors().list_names()
         for name in names:
-            rows[free_name(name, rows)] = len(rows)
+            rows[free.take(name)] = len(rows)
         shard_of.extend([number] * len(names))
         own.extend(range(len(names)))
     return ShardedTensors(path, shards, rows, shard_of, own)

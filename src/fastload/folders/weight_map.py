@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastload.errors import FormatError, LimitError, UnknownFormatError
+from fastload.formats.strict_json import without_repeats
 from fastload.source import Source
 
 __all__ = ["WeightMap", "read_weight_map"]
@@ -83,7 +84,7 @@ def _parse(text: str) -> dict[str, Any]:
         found = json.loads(text, parse_constant=_refuse_constant)
         # A key that stands twice loses a string. To count them takes a tenth of the time of a hook for each object.
         if "\\" in text or text.count('"') != 2 * _count_strings(found):
-            found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+            found = json.loads(text, object_pairs_hook=without_repeats, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode("utf-8"))
         raise FormatError(f"is no sound JSON ({error.msg}): the download may be incomplete", offset=offset) from None
@@ -113,15 +114,6 @@ def _count_strings(found: Any) -> int:
         count += len(value) - len(inner)
         waiting.extend(inner)
     return count
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise FormatError(f"{twice!r} stands twice in one object of the index")
-    return made
 
 
 def _refuse_constant(word: str) -> Any:

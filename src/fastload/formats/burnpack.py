@@ -33,7 +33,7 @@ from fastload._native import (
     read_burnpack_start,
 )
 from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing
+from fastload.formats.writing import Outgoing, is_unicode, list_shared
 from fastload.options import Options
 from fastload.source import Source
 
@@ -153,14 +153,7 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
     """
     texts, scalars, lost = _split(metadata)
     _describe(tensors, texts, scalars)
-    sharing: dict[Any, list[str]] = {}
-    for tensor in tensors:
-        if tensor.storage is not None and tensor.nbytes:
-            sharing.setdefault(tensor.storage, []).append(tensor.name)
-    for names in sharing.values():
-        if len(names) > 1:
-            lost.append(f"{', '.join(map(repr, names))} share memory, and Burnpack holds each by itself")
-    return lost
+    return lost + list_shared([tensor for tensor in tensors if tensor.nbytes])
 
 
 def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> None:
@@ -215,7 +208,7 @@ def _split(metadata: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any],
 
 def _is_text(value: Any) -> bool:
     """Whether *value* can stand in UTF-8, which has no place for lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in ([] if value.isascii() else value))
+    return isinstance(value, str) and is_unicode(value)
 
 
 def _tagged(value: Any) -> dict[str, Any] | None:

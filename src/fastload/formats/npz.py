@@ -26,10 +26,10 @@ from fastload.formats.npy import (
     refuse_second,
 )
 from fastload.formats.npy_header import MAGIC, USUAL_BYTES, Header, header_bytes, read_header
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.records import about
 from fastload.formats.torch.vocabulary import VOCABULARY
-from fastload.formats.writing import Outgoing
+from fastload.formats.writing import Outgoing, is_unicode
 from fastload.options import Options
 from fastload.source import Source
 
@@ -118,7 +118,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
     for member in _members(source):
         if member.header is not None and member.header.is_pickled:
             with about(f"array {member.key!r}"):
-                found.update(dict.fromkeys(_native.list_globals(_graph(source, member), VOCABULARY, dtypes.TABLE)))
+                found.update(dict.fromkeys(saved.list_globals(_graph(source, member))))
     return list(found)
 
 
@@ -147,7 +147,7 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
     names = {tensor.name for tensor in tensors}
     for tensor in tensors:
         dtype_to_write(tensor)
-        if "\0" in tensor.name or not _is_unicode(tensor.name):
+        if "\0" in tensor.name or not is_unicode(tensor.name):
             raise UnsupportedError(f"tensor {tensor.name!r} cannot be a record of a zip archive: rename it")
         if tensor.name.endswith(ENDING) and tensor.name.removesuffix(ENDING) in names:
             raise UnsupportedError(
@@ -169,14 +169,6 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
             chunks = (b"".join(chunks),)
         writer.add(tensor.name + ENDING, chunks, len(header) + tensor.nbytes)
     writer.close()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _members(source: Source) -> Iterator[_Member]:

@@ -21,7 +21,7 @@ from fastload import dtypes
 from fastload._native import Index, read_header, read_length
 from fastload.dtypes import CODES, DTYPES
 from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing, find_losses, integers_of, texts_of
+from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unicode, texts_of
 from fastload.options import Options
 from fastload.source import Source
 
@@ -103,10 +103,8 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
         _spelling(tensor)
         if tensor.name == METADATA:
             raise UnsupportedError(f"tensor {tensor.name!r} has a name that safetensors keeps for itself")
-        try:
-            tensor.name.encode()
-        except UnicodeEncodeError:
-            raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text") from None
+        if not is_unicode(tensor.name):
+            raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text")
     texts, lost = texts_of(metadata)
     length = len(_header(_ordered(tensors), texts))
     if length > MAX_HEADER_BYTES:

@@ -34,6 +34,8 @@ __all__ = [
     "dtype_matrix",
     "find_losses",
     "integers_of",
+    "is_unicode",
+    "list_shared",
     "shared_groups",
     "texts_of",
     "versions_of",
@@ -145,6 +147,11 @@ def shared_groups(tensors: Sequence[Outgoing]) -> list[list[Outgoing]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def list_shared(tensors: Sequence[Outgoing]) -> list[str]:
+    """What a format loses that keeps each tensor by itself, a line for each memory that several share."""
+    return [f"{SHARING}: {_listed(group)} share memory, and become copies" for group in shared_groups(tensors)]
+
+
 def integers_of(dtype: str) -> str:
     """The dtype of the integers of a quantised one; any other is itself."""
     return INTEGERS.get(dtype, dtype)
@@ -152,10 +159,7 @@ def integers_of(dtype: str) -> str:
 
 def find_losses(tensors: Sequence[Outgoing], kept: frozenset[str] = frozenset()) -> list[str]:
     """What a format loses that keeps only *kept* of SHARING, PARAM_IDS and QUANTIZATION; a line each."""
-    lost = []
-    if SHARING not in kept:
-        for group in shared_groups(tensors):
-            lost.append(f"{SHARING}: {_listed(group)} share memory, and become copies")
+    lost = [] if SHARING in kept else list_shared(tensors)
     for tensor in tensors:
         is_quantized = tensor.dtype in INTEGERS or getattr(tensor.entry, "quantization", None) is not None
         if is_quantized and QUANTIZATION not in kept:
@@ -175,7 +179,7 @@ def texts_of(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
         text = _json(value) if key == MODULE_VERSIONS and not isinstance(value, str) else value
         if not isinstance(text, str):
             lost.append(f"metadata: {key!r} is of type {type(value).__name__}, and not text")
-        elif not _is_sound(key) or not _is_sound(text):
+        elif not is_unicode(key) or not is_unicode(text):
             lost.append(f"metadata: {key!r} holds half a surrogate pair, which is no text")
         else:
             texts[key] = text
@@ -204,7 +208,8 @@ def _json(value: Any) -> str | None:
     return None
 
 
-def _is_sound(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

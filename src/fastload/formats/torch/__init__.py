@@ -1,1 +1,1 @@
-"""Everything that PyTorch writes; for now the zip archive of `torch.save`."""
+"""Everything that PyTorch writes, and has written."""

@@ -11,7 +11,7 @@ from typing import Any
 from fastload import dtypes
 from fastload._native import Index, read_stream
 from fastload.errors import TruncatedError
-from fastload.formats.torch import saved
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
@@ -19,6 +19,7 @@ from fastload.source import Source
 NAME = "pytorch-legacy"
 
 MAGIC = 0x1950A86A20F9469CFC6C  # what the first pickle holds
+PICKLES = 5  # before the storages
 FIRST_READ_BYTES = 1 << 20  # of a file that is read piece by piece; if its pickles are longer, more
 
 _MAGIC_BYTES = MAGIC.to_bytes(10, "little")  # as protocols 2 to 5 write it
@@ -54,15 +55,17 @@ def objects(source: Source, options: Options) -> Any:
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
-    """(module, name) of every global that the pickle of the object names, once each."""
-    return saved.list_globals(_saved(source).graph)
+    """(module, name) of every global that the pickles name, once each; whoever unpickles one unpickles all five."""
+    found: dict[tuple[str, str], None] = {}
+    at = 0
+    for _ in range(PICKLES):
+        graph = saved.parse_at(source, at, source.size, FIRST_READ_BYTES)
+        found.update(dict.fromkeys(saved.list_globals(graph)))
+        at += graph.end
+    return list(found)
 
 
-def verify(source: Source, index: Index) -> None:
-    """Check the number before every storage, which `index` leaves until the storage is asked for."""
-    assert index.records is not None
-    for number in range(len(index.records)):
-        source.locate(index.records, number)
+verify = archive.verify
 
 
 def _saved(source: Source) -> saved.Saved:

@@ -19,7 +19,7 @@ from fastload import dtypes
 from fastload._native import Graph, Index, Part, build, harvest
 from fastload.entry import TensorEntry
 from fastload.errors import LimitError
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.scripts import Scripts, scripts_in
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
@@ -75,7 +75,7 @@ def objects(source: Source, options: Options) -> Any:
 def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickles name, once each."""
     graphs = _pickles(source, archive.open_archive(source)).values()
-    return list(dict.fromkeys(found for graph in graphs for found in graph.list_globals()))
+    return list(dict.fromkeys(found for graph in graphs for found in saved.list_globals(graph)))
 
 
 def _parts(
@@ -144,6 +144,6 @@ def _pickles(source: Source, opened: archive.Archive) -> dict[str, Graph]:
         if not name.startswith(opened.root) or own.startswith(".data/") or opened.records.size(number) < 3:
             continue
         data = source.read_record(opened.records, number)
-        if bytes(data[:2]) in PROTOCOLS and (data[-1] == ord(".") or name.endswith(".pkl")):
+        if name.endswith(".pkl") or (bytes(data[:2]) in PROTOCOLS and data[-1] == ord(".")):
             found[own] = archive.parse_record(source, opened, own)
     return found

@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 
 from fastload import dtypes
 from fastload._native import KINDS, Index, TensorEntry, add_storage, append, finish, parse
+from fastload.entry import FreeNames
 from fastload.errors import FormatError, UnsupportedError
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch import zip as torch_zip
 from fastload.formats.torch.archive import Archive
-from fastload.formats.torch.records import FreeNames, about, expect, find, open_part, read_json, read_text
+from fastload.formats.torch.records import about, expect, find, open_part, read_json, read_text
 from fastload.options import Options
 from fastload.source import Source
 
@@ -136,7 +137,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
         if archive.is_zip(bytes(part.fetch(0, min(4, part.size)))):
             found.update(dict.fromkeys(torch_zip.list_globals(part)))
         elif part.size:
-            found.update(dict.fromkeys(parse(part.fetch(0, part.size)).list_globals()))
+            found.update(dict.fromkeys(saved.list_globals(parse(part.fetch(0, part.size)))))
     return list(found)
 
 

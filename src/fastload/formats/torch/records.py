@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastload._native import check
 from fastload.errors import FastloadError, FormatError, LimitError
+from fastload.formats.strict_json import without_repeats
 from fastload.formats.torch.archive import MAX_TEXT_BYTES, Archive
 from fastload.source import Source
 
 if TYPE_CHECKING:
     from json import JSONDecoder
 
-__all__ = ["FreeNames", "about", "expect", "find", "open_part", "read_json", "read_text"]
+__all__ = ["about", "expect", "find", "open_part", "read_json", "read_text"]
 
 # A description takes about 600 bytes a tensor, so this is 100,000 of them. As Python objects JSON takes up to twenty
 # times the room, and a hostile record inflates to a thousand times its size.
@@ -82,16 +83,7 @@ def _decoder() -> JSONDecoder:
     """Made once: with one for each text, memory went on growing for thousands of texts. Threads may share it."""
     import json  # 5 ms, and few files have any
 
-    return json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise FormatError(f"the name {twice!r} stands twice in an object of it")
-    return made
+    return json.JSONDecoder(object_pairs_hook=without_repeats, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(text: str) -> None:
@@ -137,21 +129,3 @@ def about(what: str) -> Iterator[None]:
     except FastloadError as error:
         error.message = f"{what}: {error.message}"
         raise
-
-
-class FreeNames:
-    """Gives each tensor a name of its own: the second and later of one name get `#2`, `#3` and so on."""
-
-    def __init__(self) -> None:
-        self._next: dict[str, int] = {}
-
-    def take(self, name: str) -> str:
-        """*name*, or its first variant that is not taken; it is taken from now on."""
-        if name in self._next:
-            number = self._next[name]
-            while f"{name}#{number}" in self._next:
-                number += 1
-            self._next[name] = number + 1
-            name = f"{name}#{number}"
-        self._next[name] = 2
-        return name

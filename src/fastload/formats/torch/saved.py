@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastload import _native, dtypes
-from fastload._native import Graph, Index, Part, Records, build, build_state, harvest
+from fastload._native import Graph, Index, Part, Records, build, build_state, harvest, parse
 from fastload.entry import TensorEntry
+from fastload.errors import TruncatedError
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["KEPT_METADATA", "Saved", "entries", "index", "list_globals", "objects", "state_metadata"]
+__all__ = ["KEPT_METADATA", "Saved", "entries", "index", "list_globals", "objects", "parse_at", "state_metadata"]
 
 KEPT_METADATA = "fastload_metadata"  # the attribute of a state dict in which our writer keeps any other metadata
 
@@ -77,6 +78,28 @@ def state_metadata(saved: Saved) -> dict[str, Any]:
     kept = state.get(KEPT_METADATA)
     found = {key: value for key, value in kept.items() if isinstance(key, str)} if isinstance(kept, dict) else {}
     return {**found, "_metadata": state["_metadata"]} if "_metadata" in state else found
+
+
+def parse_at(source: Source, at: int, end: int, first: int) -> Graph:
+    """The pickle from byte *at* of *source* on, which ends at byte *end* at the latest.
+
+    *first* bytes are tried before more are read: of a file that is not mapped, and is no pickle but for its beginning,
+    most may never be needed.
+
+    Raises
+    ------
+    TruncatedError
+        It has not ended at *end*.
+    """
+    left = end - at
+    size = min(left, first)
+    while True:
+        try:
+            return parse(source.fetch(at, size), at)
+        except TruncatedError:
+            if size == left:
+                raise
+        size = min(left, size * 8)
 
 
 def list_globals(graph: Graph) -> list[tuple[str, str]]:

@@ -18,10 +18,11 @@ from typing import Any
 
 from fastload import dtypes
 from fastload._native import KINDS, Index, append, build, finish
+from fastload.entry import FreeNames
 from fastload.errors import FormatError, LimitError, UnsupportedError
-from fastload.formats.torch import archive
+from fastload.formats.torch import archive, saved
 from fastload.formats.torch.archive import Archive
-from fastload.formats.torch.records import FreeNames, about, expect, find, read_json
+from fastload.formats.torch.records import about, expect, find, read_json
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Source
@@ -139,7 +140,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
     opened = archive.open_archive(source)
     if opened.find(ATTRIBUTES) < 0:
         return []
-    return archive.parse_record(source, opened, ATTRIBUTES).list_globals()
+    return saved.list_globals(archive.parse_record(source, opened, ATTRIBUTES))
 
 
 def _append(made: Index, opened: Archive, path: tuple[str | int, ...], tensor: dict[str, Any], kind: str) -> None:

@@ -34,6 +34,8 @@ MAX_KEY_BITS = 64  # of one that is a number: it was an address
 # (dtype code, record, offset, sizes, strides, whether it is a bare storage), all but the first two in elements
 Described = tuple[int, int, int, tuple[int, ...], tuple[int, ...], bool]
 
+Globals = dict[tuple[str, str], None]  # (module, name), in order
+
 
 def probe(source: Source, head: bytes) -> bool:
     """Whether *source* is a tar archive with the three members."""
@@ -64,8 +66,10 @@ def objects(source: Source, options: Options) -> Any:
 
 
 def list_globals(source: Source) -> list[tuple[str, str]]:
-    """(module, name) of every global that the pickle of the object names, once each."""
-    return saved.list_globals(_saved(source).graph)
+    """(module, name) of every global that the pickles of all members name, once each."""
+    found: Globals = {}
+    found.update(dict.fromkeys(saved.list_globals(_saved(source, found).graph)))
+    return list(found)
 
 
 def verify(source: Source, index: Index) -> None:
@@ -80,10 +84,11 @@ def _members(source: Source) -> dict[str, Member]:
 class _Section:
     """Reads pickles and numbers from a member, one after the other."""
 
-    def __init__(self, source: Source, member: Member, name: str) -> None:
+    def __init__(self, source: Source, member: Member, name: str, globals: Globals | None) -> None:
         self._source = source
         self._end = member.offset + member.size
         self._name = name
+        self._globals = globals
         self.at = member.offset
 
     def take(self, count: int) -> memoryview:
@@ -108,16 +113,9 @@ class _Section:
 
     def unpickle(self) -> Any:
         """The next pickle, as plain values and records."""
-        left = min(self._end, self._source.size) - self.at
-        window = min(left, WINDOW_BYTES)
-        while True:
-            try:
-                graph = parse(self._source.fetch(self.at, window), self.at)
-                break
-            except TruncatedError:
-                if window == left:
-                    raise
-                window = min(left, window * 16)
+        graph = saved.parse_at(self._source, self.at, min(self._end, self._source.size), WINDOW_BYTES)
+        if self._globals is not None:
+            self._globals.update(dict.fromkeys(saved.list_globals(graph)))
         self.at += graph.end
         return build(graph, VOCABULARY, {})
 
@@ -151,17 +149,18 @@ class _Storage(NamedTuple):
     length: int
 
 
-def _saved(source: Source) -> saved.Saved:
+def _saved(source: Source, globals: Globals | None = None) -> saved.Saved:
+    """The object and the storages; *globals* is filled with what the other pickles name, where it is given."""
     members = _members(source)
     for name in MEMBERS:
         if name not in members:  # of a file that changes while it is open
             raise FormatError(f"the archive lacks its member {name!r}")
-    storages, runs = _read_storages(_Section(source, members["storages"], "storages"))
+    storages, runs = _read_storages(_Section(source, members["storages"], "storages", globals))
     # A storage may stand in the object by itself: its elements in one dimension.
     described: dict[str, Described] = {
         key: (held.dtype, held.number, held.offset, (held.length,), (1,), True) for key, held in storages.items()
     }
-    section = _Section(source, members["tensors"], "tensors")
+    section = _Section(source, members["tensors"], "tensors", globals)
     tensors = set()
     for _ in range(section.count()):
         own, owner, _class = section.row(3)

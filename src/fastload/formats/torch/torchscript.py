@@ -58,7 +58,7 @@ def list_globals(source: Source) -> list[tuple[str, str]]:
     """(module, name) of every global that the pickles name, once each."""
     opened = archive.open_archive(source)
     graphs = [archive.parse_record(source, opened, name) for name in ("data.pkl", "constants.pkl")]
-    return list(dict.fromkeys(found for graph in graphs for found in graph.list_globals()))
+    return list(dict.fromkeys(found for graph in graphs for found in saved.list_globals(graph)))
 
 
 def _harvest(source: Source, options: Options, leaves: dict[int, int]) -> Index:
