@@ -32,7 +32,7 @@ LAYERS = [
     ["scan"],
     ["target"],
     ["handover"],
-    ["planned"],
+    ["planned", "display"],
     ["plan"],
     ["folders"],
     ["tensors"],

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastload import folders
+from fastload import display, folders
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, TensorNotFoundError, located, near_hint, printable
+from fastload.errors import FastloadError, TensorNotFoundError, located, near_hint
 from fastload.options import Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
@@ -40,7 +40,6 @@ PLAN_KEYWORDS = {
     "adapt", "cast",
 }  # fmt: skip
 DEFAULTS = Options()
-SHOWN_TENSORS = 10  # in a repr
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -440,41 +439,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
     # For a person.
 
     def __repr__(self) -> str:
-        if self._tensors is None:
-            return "<fastload.Checkpoint, closed>"
-        rows = [(printable(entry.name), entry.dtype, str(entry.shape)) for entry in self._first_entries()]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-        lines = [f"  {name:<{widths[0]}}  {dtype:<{widths[1]}}  {shape}" for name, dtype, shape in rows]
-        return "\n".join([f"<fastload.Checkpoint {self._title()}>", *lines, *self._rest()])
+        return "<fastload.Checkpoint, closed>" if self._tensors is None else display.as_text(self._tensors)
 
     def _repr_html_(self) -> str:
-        import html  # only in a notebook
-
-        if self._tensors is None:
-            return html.escape(repr(self))
-        rows = "".join(
-            f"<tr><td>{html.escape(printable(entry.name))}</td><td>{html.escape(entry.dtype)}</td>"
-            f"<td>{entry.shape}</td></tr>"
-            for entry in self._first_entries()
-        )
-        foot = "".join(f"<tr><td colspan=3>{line.strip()}</td></tr>" for line in self._rest())
-        return (
-            f"<table><caption>{html.escape(self._title())}</caption>"
-            f"<tr><th>name</th><th>dtype</th><th>shape</th></tr>{rows}{foot}</table>"
-        )
-
-    def _first_entries(self) -> list[TensorEntry]:
-        tensors = self._open_tensors()
-        return [tensors.entry(row) for row in range(min(len(tensors), SHOWN_TENSORS))]
-
-    def _title(self) -> str:
-        tensors = self._open_tensors()
-        where = printable(os.path.basename(tensors.path)) if tensors.path else "in memory"
-        return f"{where}: {tensors.format}, {len(tensors):,} tensor{'' if len(tensors) == 1 else 's'}"
-
-    def _rest(self) -> list[str]:
-        more = len(self._open_tensors()) - SHOWN_TENSORS
-        return [f"  … {more:,} more"] if more > 0 else []
+        return "&lt;fastload.Checkpoint, closed&gt;" if self._tensors is None else display.as_html(self._tensors)
 
     # Errors.
 

@@ -12,7 +12,7 @@ from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, UnsupportedError, located, printable
 from fastload.plan.making import Cast, Permuted, array_of, chunks_of, is_cast_to_integers, rows_of
 from fastload.plan.table import Table, described
-from fastload.source import Handing
+from fastload.source import Handing, Source
 from fastload.tensors import Tensors
 
 __all__ = ["Explanation", "PlannedTensors", "Stage", "Step"]
@@ -172,6 +172,11 @@ class PlannedTensors:
         self._check_copy(row)
         array = array_of(making, _PrivateRows(self._base, handing))
         return array if array.flags.writeable else np.array(array, order="C")
+
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where it is made of several, or of none."""
+        rows = rows_of(self.table.makings[row])
+        return self._base.source_of(rows[0]) if len(rows) == 1 else None
 
     def _check_copy(self, row: int) -> None:
         if not self._copies and not self.entry(row).zero_copy:

@@ -40,7 +40,7 @@ from fastload.options import Io
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Handing", "Source", "free_memory"]
+__all__ = ["Handing", "OpenFile", "Source", "free_memory"]
 
 # File systems where a mapping costs a network round trip a page fault, by their magic in statfs(2).
 NETWORK_FILE_SYSTEMS = {
@@ -66,7 +66,7 @@ MEMORY_FILE = "/proc/meminfo"
 GROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 
-class _File:
+class OpenFile:
     """A file that was opened: what it then was, and its descriptor for as long as that is kept.
 
     The descriptor is closed when the last one who reads from it lets go.
@@ -91,7 +91,7 @@ class _File:
 
     __del__ = close
 
-    def opened(self) -> _File:
+    def opened(self) -> OpenFile:
         """The same with a descriptor: itself, or opened anew and found to be the same.
 
         Raises
@@ -101,7 +101,7 @@ class _File:
         """
         if self.descriptor >= 0:
             return self
-        again = _File(self.path)
+        again = OpenFile(self.path)
         if again.identity != self.identity:
             raise FormatError("was replaced or written to after it was opened: open it again", path=self.path)
         return again
@@ -127,7 +127,7 @@ class Handing:
 
     def __init__(self, whole: bool = False) -> None:
         self.whole = whole
-        self.mappings: dict[_File, FileMapping] = {}
+        self.mappings: dict[OpenFile, FileMapping] = {}
         self.regions: dict[tuple[Index, int, int], WritableRegion] = {}
 
 
@@ -155,7 +155,7 @@ class Source:
         path: str | None,
         size: int,
         region: Region | None,
-        file: _File | None,
+        file: OpenFile | None,
         *,
         origin: int = 0,
         is_inflated: bool = False,
@@ -212,7 +212,7 @@ class Source:
     def _of_file(cls, path: str, io: Io, keep_open: bool) -> Source:
         if "://" in path and not os.path.exists(path):
             raise UnsupportedError("is a URL, and fastload opens files: download it first", path=path)
-        file = _File(path)
+        file = OpenFile(path)
         size = file.status.st_size
         if not stat.S_ISREG(file.status.st_mode):
             what = "a folder" if stat.S_ISDIR(file.status.st_mode) else "a device, pipe or socket"
@@ -246,6 +246,16 @@ class Source:
     def still_valid(self) -> bool:
         """Whether the file is still the one that was opened: same file at the path, same size, not written since."""
         return self._watched is None or self._watched.still_valid()
+
+    def opened(self) -> OpenFile | None:
+        """The file that the source lies in, with a descriptor for as long as it is held; None for memory.
+
+        Raises
+        ------
+        FormatError
+            Another file is at the path now, or it was written to.
+        """
+        return None if self._file is None else self._file.opened()
 
     def head(self) -> bytes:
         """The first bytes, by which the format is told; read once."""
@@ -350,7 +360,7 @@ class Source:
         data = self.fetch(offset, count)
         return np.array(data).data if data.readonly else data
 
-    def _map_privately(self, file: _File, begin: int, count: int, handing: Handing) -> memoryview:
+    def _map_privately(self, file: OpenFile, begin: int, count: int, handing: Handing) -> memoryview:
         assert self._file is not None
         if handing.whole:
             mapping = handing.mappings.get(self._file)
@@ -434,7 +444,7 @@ def _text(path: str) -> str:
         return ""
 
 
-def _map(file: _File, io: Io) -> Region | None:
+def _map(file: OpenFile, io: Io) -> Region | None:
     """A mapping of an open file; None where `io="auto"` finds that it is better read."""
     if io == "auto" and filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
         return None

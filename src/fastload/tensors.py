@@ -60,6 +60,9 @@ class Tensors(Protocol):
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
 
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where they lie in several, or in none."""
+
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""
 
@@ -171,6 +174,12 @@ class FileTensors:
             return self._source.private_array(index, row, handing)
         except FastloadError as error:
             raise self._naming(error, row) from None
+
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where it has none, or what it has was unpacked."""
+        if self._source.is_inflated or self._index.entry(row).storage is None:
+            return None
+        return self._source
 
     def _resolved(self, array: np.ndarray, row: int) -> np.ndarray:
         conjugated, negated = self._index.resolution(row)
@@ -314,6 +323,11 @@ class JoinedTensors:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
         part, own = self._where[row]
         return part.private_array(own, handing)
+
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where there is none."""
+        part, own = self._where[row]
+        return part.source_of(own)
 
     def metadata(self) -> dict[str, Any]:
         """What the parts keep about their tensors; of two that say the same thing, the first counts."""

@@ -276,6 +276,13 @@ if IS_WIDE:
     fill(1)
 
 
+cdef void convert_elements(
+    const char *source, char *target, size_t count, int from_float, int to_float
+) noexcept nogil:
+    """Convert *count* elements between two different positions in `FLOATS`, for callers that checked everything."""
+    convert_floats(source, target, count, from_float, to_float, IS_WIDE)
+
+
 def convert(data, int source, result, int target, bint portable=False):
     """Convert a run of floats, each correctly rounded once; the GIL is released.
 

@@ -303,6 +303,21 @@ class _Folder:
         except FastloadError as error:
             raise _naming(error, f"tensor {stored.name!r}", file.path) from None
 
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where its chunks are several, or unpacked."""
+        part, own = self._where[row]
+        if not isinstance(part, Index):
+            return part.source_of(own)
+        stored = self._layout.tensors[row]
+        if len(stored.chunks) != 1:
+            return None
+        file = self._files[stored.chunks[0].place.file]
+        try:
+            tensors, own = file.only_chunk(stored)
+        except FastloadError as error:
+            raise _naming(error, f"tensor {stored.name!r}", file.path) from None
+        return tensors.source_of(own)
+
     def _assembled_array(self, row: int, stored: Stored) -> np.ndarray:
         if not self._options.allow_copy:
             raise UnsupportedError(

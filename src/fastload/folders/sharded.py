@@ -150,6 +150,11 @@ class ShardedTensors:
         tensors, own = self._locate(row)
         return tensors.private_array(own, handing)
 
+    def source_of(self, row: int) -> Source | None:
+        """The source that the bytes of one tensor lie in; None where there is none."""
+        tensors, own = self._locate(row)
+        return tensors.source_of(own)
+
     def metadata(self) -> dict[str, Any]:
         """The metadata of the index, for which no file is opened.
 
