@@ -32,6 +32,7 @@ LAYERS = [
     ["scan"],
     ["target"],
     ["handover"],
+    ["extents"],
     ["planned", "display"],
     ["plan"],
     ["folders"],
