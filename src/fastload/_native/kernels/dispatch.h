@@ -146,7 +146,7 @@ static void convert_streaming(const Work *work, const char *from, char *to, size
 
 /* In the environment that the rules of IEEE 754 ask for: a library may have told the processor to flush subnormal
    numbers, or to round elsewhere. What overflows raises no flag that NumPy would find. On x86-64 one register has all
-   that matters to vectors, and the environment of the standard library is thirty times as dear. */
+   that matters to vectors, and the standard library takes 200 ns where that takes 10. */
 static void convert_floats(
     const Kernels *kernels, const char *from, char *to, size_t count, int source, int target, int streams
 ) {
