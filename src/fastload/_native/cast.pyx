@@ -27,6 +27,7 @@ FLOATS = (
 )
 cdef const Variant *found[VARIANTS]
 cdef int found_count = find_kernels(found)
+# The best first, which is in use.
 KERNELS = tuple([found[i].name.decode() for i in range(found_count)])
 
 
@@ -61,13 +62,16 @@ def convert(data, int source, result, int target, kernel=None, streams=None):
         Whether to store past the caches; by default where the result is larger than most of them.
     """
     cdef Py_buffer read, written
-    cdef const Variant *kernels = found[0 if kernel is None else KERNELS.index(kernel)]
+    cdef const Variant *kernels
     cdef bint past_caches
     cdef size_t count
     cdef char *start
     cdef char *place
     if not (0 <= source < FLOAT_COUNT and 0 <= target < FLOAT_COUNT and source != target):
         raise ValueError(f"{source} and {target} are not two floats")
+    if kernel is not None and kernel not in KERNELS:
+        raise ValueError(f"this processor has no kernel {kernel!r}; it has {', '.join(KERNELS)}")
+    kernels = found[0 if kernel is None else KERNELS.index(kernel)]
     PyObject_GetBuffer(data, &read, PyBUF_SIMPLE)
     try:
         PyObject_GetBuffer(result, &written, PyBUF_SIMPLE | PyBUF_WRITABLE)
