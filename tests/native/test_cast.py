@@ -12,7 +12,7 @@ from fastload._native import FLOATS, KERNELS, convert
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 SMALL = [name for name in FLOATS if WIDTHS.get(name, 1) < 4]
 PAIRS = [(source, target) for source in FLOATS for target in FLOATS if source != target]
-COUNTS = [0, 1, 7, 8, 9, 31, 255, 256, 257, 2047, 2048, 2049, 4095, 4096, 5000]
+COUNTS = [0, 1, 7, 8, 9, 31, 255, 256, 257, 511, 512, 513, 2049, 4095, 4096, 5000]
 TORCH_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -25,6 +25,20 @@ TARGET static void avx512_to_half(const char *RESTRICT source, char *RESTRICT ta
     portable_to_half(source + 4 * i, target + 2 * i, count - i);
 }
 
+/* Rounding to odd, as scalar.h has it, is to cut off and to set the last bit where that has lost something. */
+TARGET static void avx512_from_double(const char *RESTRICT source, char *RESTRICT target, size_t count) {
+    size_t i = 0;
+    for (; count - i >= 8; i += 8) {
+        __m512d x = _mm512_loadu_pd(source + 8 * i);
+        __m256 cut = _mm512_cvt_roundpd_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+        __mmask8 lost = _mm512_cmp_pd_mask(_mm512_cvtps_pd(cut), x, _CMP_NEQ_UQ);
+        __m256i bits = _mm256_castps_si256(cut);
+        bits = _mm256_mask_or_epi32(bits, lost, bits, _mm256_set1_epi32(1));
+        _mm256_storeu_si256((__m256i *)(void *)(target + 4 * i), bits);
+    }
+    portable_from_double(source + 8 * i, target + 4 * i, count - i);
+}
+
 /* One byte of each result: two permutations know 128 entries each, and the highest bit chooses. */
 TARGET INLINE __m512i avx512_look_up_byte(__m512i at, const __m512i *table) {
     __m512i low = _mm512_permutex2var_epi8(table[0], at, table[1]);
@@ -74,6 +88,7 @@ TARGET static void avx512_stream(const char *RESTRICT source, char *RESTRICT tar
 #define avx512_from_e4m3fn avx2_from_e4m3fn
 #define avx512_from_e5m2 avx2_from_e5m2
 #define VARIANT avx512
+#define HAS_DOUBLE
 #define HAS_HALF
 #define HAS_BYTES
 #define LOOK_UP avx512_look_up

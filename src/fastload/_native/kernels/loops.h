@@ -1,6 +1,7 @@
 /* The loops of one variant: included once for each, with
      VARIANT            its name
      TARGET             the attribute by which the compiler may use its instructions
+     HAS_DOUBLE         defined if it brings its own VARIANT_from_double
      HAS_HALF           defined if it brings its own VARIANT_from_half and VARIANT_to_half
      HAS_BYTES          defined if it brings its own VARIANT_from_e4m3fn and VARIANT_from_e5m2
      LOOK_UP            its function that looks bytes up in a table
@@ -24,7 +25,6 @@
         } \
     }
 
-LOOP(from_double, double, uint32_t, round_to_odd(x))
 LOOP(from_bfloat, uint16_t, uint32_t, (uint32_t)x << 16)
 LOOP(from_e4m3fnuz, uint8_t, uint32_t, widen_fnuz(x, 3, 8))
 LOOP(from_e5m2fnuz, uint8_t, uint32_t, widen_fnuz(x, 2, 16))
@@ -40,6 +40,9 @@ LOOP(to_e8m0fnu, uint32_t, uint8_t, narrow_e8m0fnu(x))
 
 LOOP(float_of_double, double, float, x)
 LOOP(bfloat_of_float, uint32_t, uint16_t, narrow_bfloat(x, 0xFFFF))
+#if !defined(HAS_DOUBLE)
+LOOP(from_double, double, uint32_t, round_to_odd(x))
+#endif
 #if !defined(HAS_HALF)
 LOOP(from_half, uint16_t, uint32_t, widen_half(x))
 LOOP(to_half, uint32_t, uint16_t, narrow_half(x))
@@ -73,6 +76,7 @@ static const Kernels VARIANT = {
 #undef JOIN_NAMES
 #undef VARIANT
 #undef TARGET
+#undef HAS_DOUBLE
 #undef HAS_HALF
 #undef HAS_BYTES
 #undef LOOK_UP
