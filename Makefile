@@ -1,5 +1,5 @@
 PYTHON ?= python3
-SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd')
+SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
 .PHONY: demo test lint bench fuzz sanitize coverage clean
 

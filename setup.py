@@ -1,5 +1,6 @@
 """Builds fastload._native. Everything else is declared in pyproject.toml."""
 
+import glob
 import os
 
 import numpy
@@ -60,7 +61,8 @@ setup(
                 f"fastload._native.{module}",
                 [f"src/fastload/_native/{module}.pyx"],
                 define_macros=macros,
-                include_dirs=[numpy.get_include()],
+                include_dirs=[numpy.get_include(), "src/fastload/_native"],
+                depends=glob.glob("src/fastload/_native/kernels/*.h") if module == "cast" else [],
                 extra_compile_args=flags + module_flags.get(module, []),
                 extra_link_args=flags,
             )

@@ -1,8 +1,13 @@
-"""How long does it take to cast 256 MiB of float32 to smaller floats and back, beside torch and numpy?
+"""How long does it take to cast 64 Mi floats to other floats, beside torch and numpy?
 
-All run on one thread, into new memory, as a caller has it. The copy is of the source, as a measure of the memory: a
-cast to half the size moves three quarters of its bytes.
+Into new memory, as a caller of `cast` has it, on one thread; there the memory costs more than the cast, and the copy of
+the source is a measure of that. And into memory that is there already, which is the cast alone, on one thread and on
+two: there all take turns, and memcpy of as many bytes in all (read and written) is the limit.
 """
+
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -10,6 +15,7 @@ import pytest
 import torch
 
 import inputs
+from fastload import _native
 from fastload.casting import cast
 
 ELEMENTS = (1 if inputs.QUICK else 64) << 20
@@ -22,7 +28,8 @@ PAIRS = [
     ("float32", "float8_e4m3fn"),
     ("float32", "float64"),
 ]
-TORCH_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+FLOATS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+TORCH_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def numpy_dtype(name):
@@ -51,6 +58,12 @@ PEERS = {
     "torch": (torch_cast, "tensor.to on one thread"),
     "numpy": (numpy_cast, "astype, with the dtypes of ml_dtypes"),
     "copy of the source": (copy, "numpy's copy, which casts nothing"),
+}
+INTO = {
+    "fastload": "the native cast, the elements shared among the threads",
+    "torch": "copy_ of one tensor into another",
+    "numpy": "copyto, with the dtypes of ml_dtypes, on one thread",
+    "memcpy": "numpy's copyto of as many bytes in all, which casts nothing, shared likewise",
 }
 
 
@@ -82,3 +95,55 @@ def test_cast(benchmark, results, values, source, target, peer):
     benchmark.pedantic(run, (array, source, target), rounds=ROUNDS, warmup_rounds=1)
 
     results.add_time(benchmark, peer, work)
+
+
+@pytest.fixture(scope="module")
+def times(values):
+    """The seconds of each round by peer, in turns; measured when the first of them is asked for."""
+    return functools.lru_cache(maxsize=1)(lambda *case: in_turns(values, *case))
+
+
+@pytest.mark.parametrize("peer", INTO)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("source", "target"), [(a, b) for a in FLOATS for b in FLOATS if a != b])
+def test_cast_into(replay, times, source, target, threads, peer):
+    group = f"{source} into {target} that is there, {ELEMENTS >> 20} Mi, {threads} thread(s)"
+
+    replay(group, peer, INTO[peer], times(source, target, threads)[peer])
+
+
+def in_turns(values, source, target, threads):
+    array = values.astype(numpy_dtype(source))
+    expected = array.astype(numpy_dtype(target))
+    result = np.zeros_like(expected)
+    half = (array.nbytes + result.nbytes) // 2
+    there, here = np.ones(half, np.uint8), np.zeros(half, np.uint8)
+    ends = _native.FLOATS.index(source), _native.FLOATS.index(target)
+    slices = [slice(k * ELEMENTS // threads, (k + 1) * ELEMENTS // threads) for k in range(threads)]
+    halves = [slice(k * half // threads, (k + 1) * half // threads) for k in range(threads)]
+    read, written = as_torch(array, source), as_torch(result, target)
+
+    def convert(part):
+        _native.convert(array[part].view(np.uint8), ends[0], result[part].view(np.uint8), ends[1])
+
+    with ThreadPoolExecutor(threads) as pool:
+        runs = {
+            "fastload": lambda: list(pool.map(convert, slices)),
+            "torch": lambda: written.copy_(read),
+            "numpy": lambda: np.copyto(result, array, casting="unsafe"),
+            "memcpy": lambda: list(pool.map(lambda part: np.copyto(here[part], there[part]), halves)),
+        }
+        torch.set_num_threads(threads)
+        runs["fastload"]()
+        assert is_same(result, expected)
+        seconds = {peer: [] for peer in runs}
+        for _ in range(ROUNDS):
+            for peer, run in runs.items():
+                start = time.perf_counter()
+                run()
+                seconds[peer].append(time.perf_counter() - start)
+    return seconds
+
+
+def is_same(result, expected):
+    return np.array_equal(result.view(f"u{result.itemsize}"), expected.view(f"u{expected.itemsize}"))

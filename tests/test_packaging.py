@@ -52,7 +52,7 @@ def test_sdist_holds_all_that_a_checkout_holds(distributions):
         members = {name.partition("/")[2] for name in archive.getnames()}
 
     wanted = {"Makefile", "LICENSE-MIT", "LICENSE-APACHE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".ci/run"}
-    suffixes = {".py", ".pyi", ".pyx", ".pxd"}
+    suffixes = {".py", ".pyi", ".pyx", ".pxd", ".h"}
     for folder in ("src", "tests", "benchmarks"):
         paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes or path.name == "py.typed"]
         wanted |= {path.relative_to(ROOT).as_posix() for path in paths}

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastload._native import FLOATS, HAS_WIDE_KERNELS, convert
+from fastload._native import FLOATS, KERNELS, convert
 
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 SMALL = [name for name in FLOATS if WIDTHS.get(name, 1) < 4]
 PAIRS = [(source, target) for source in FLOATS for target in FLOATS if source != target]
-COUNTS = [0, 1, 7, 8, 9, 31, 255, 256, 257, 2047, 2048, 2049, 5000]
-KERNELS = [True, False] if HAS_WIDE_KERNELS else [True]
+COUNTS = [0, 1, 7, 8, 9, 31, 255, 256, 257, 511, 512, 513, 2049, 4095, 4096, 5000]
 TORCH_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -29,9 +28,9 @@ def numpy_type(name):
     return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
-def casted(bits, source, target, portable):
+def casted(bits, source, target, kernel, streams=None):
     result = np.empty(bits.shape, words(target))
-    convert(bits.view(np.uint8), FLOATS.index(source), result.view(np.uint8), FLOATS.index(target), portable)
+    convert(bits.view(np.uint8), FLOATS.index(source), result.view(np.uint8), FLOATS.index(target), kernel, streams)
     return result
 
 
@@ -81,12 +80,12 @@ def _quiet():
         yield
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("source", "target"), [pair for pair in PAIRS if not rounded_twice(*pair)])
-def test_every_pattern_becomes_what_torch_makes_of_it(source, target, portable):
+def test_every_pattern_becomes_what_torch_makes_of_it(source, target, kernel):
     bits = patterns(source)
 
-    result = casted(bits, source, target, portable)
+    result = casted(bits, source, target, kernel)
 
     np.testing.assert_array_equal(result, torch_casted(bits, source, target))
 
@@ -106,9 +105,9 @@ def nearest(values, target):
     return code.astype(np.int64), len(grid)
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("target", [name for name in SMALL if name != "float8_e8m0fnu"])
-def test_float64_is_rounded_once(target, portable):
+def test_float64_is_rounded_once(target, kernel):
     bits = patterns("float64")
     bits = bits[~is_nan(bits, "float64")]
     values = bits.view(np.float64)
@@ -121,29 +120,29 @@ def test_float64_is_rounded_once(target, portable):
     if target.endswith("fnuz"):
         expected = np.where(code == 0, 0, np.where(code >= count, 0x80, expected))
 
-    result = casted(bits, "float64", target, portable)
+    result = casted(bits, "float64", target, kernel)
 
     np.testing.assert_array_equal(result, expected.astype(words(target)))
     twice = torch_casted(bits, "float64", target)
     assert 0 < np.count_nonzero(twice != result) < len(bits)  # else this test could go
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
-def test_a_power_of_two_alone_is_rounded_once(portable):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_power_of_two_alone_is_rounded_once(kernel):
     values = np.array([0, -0.0, 2.0**-127, 1.5, np.nextafter(1.5, 0), -3.0, 2.0**127 * 1.5, 1e300, np.inf, np.nan])
 
-    result = casted(values.view(np.uint64), "float64", "float8_e8m0fnu", portable)
+    result = casted(values.view(np.uint64), "float64", "float8_e8m0fnu", kernel)
 
     assert result.tolist() == [0, 0, 0, 128, 127, 129, 255, 255, 255, 255]
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("target", SMALL)
-def test_nan_of_float64_stays_nan(target, portable):
+def test_nan_of_float64_stays_nan(target, kernel):
     bits = patterns("float64")
     bits = bits[is_nan(bits, "float64")]
 
-    result = casted(bits, "float64", target, portable)
+    result = casted(bits, "float64", target, kernel)
 
     if target == "bfloat16":
         assert set(result) == {0xFFFF}  # torch: this or 0x7FC0, as the number of elements has it
@@ -151,32 +150,72 @@ def test_nan_of_float64_stays_nan(target, portable):
         np.testing.assert_array_equal(result, torch_casted(bits, "float64", target))
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_any_count_at_any_address(source, target, portable):
+def test_every_variant_agrees_with_the_portable_one(source, target, kernel, streams):
+    times = 4096 // len(patterns(source)) + 1  # long enough for tables, as the portable one's is not
+    expected = casted(patterns(source), source, target, "portable", False)
+
+    result = casted(np.tile(patterns(source), times), source, target, kernel, streams)
+
+    np.testing.assert_array_equal(result, np.tile(expected, times))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_any_count_at_any_address(source, target, kernel, streams):
     bits = np.random.default_rng(5).permutation(patterns(source))
-    bits = np.resize(bits[~is_nan(bits, source)], 8192)
-    expected = casted(bits, source, target, portable)
+    bits = np.resize(bits[~is_nan(bits, source)], max(COUNTS))
+    expected = casted(bits, source, target, kernel, False).tobytes()
+    data = memoryview(bytearray(1) + bits.tobytes())[1:]  # odd
+    room = np.empty(max(COUNTS) * width(target) + 256, np.uint8)
+    line = -room.ctypes.data % 64 + 64
 
     for count in COUNTS:
-        data = bytearray(1) + bits[:count].tobytes()
-        result = bytearray(b"\xa5" * (count * width(target) + 6))
-        convert(memoryview(data)[1:], FLOATS.index(source), memoryview(result)[3:-3], FLOATS.index(target), portable)
+        for start in (line, line + 3, line - count % 8 * width(target)):
+            end = start + count * width(target)
+            room[:] = 0xA5
+            ends = FLOATS.index(source), room[start:end], FLOATS.index(target)
+            convert(data[: count * width(source)], *ends, kernel, streams)
 
-        assert result[3:-3] == expected[:count].tobytes()
-        assert result[:3] == result[-3:] == b"\xa5" * 3
+            assert room[start:end].tobytes() == expected[: end - start]
+            assert (room[:start] == 0xA5).all() and (room[end:] == 0xA5).all()
 
 
-@pytest.mark.parametrize("portable", KERNELS, ids=lambda portable: "portable" if portable else "wide")
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("source", "target"), [("float16", "float32"), ("float32", "bfloat16"), ("float64", "float8_e5m2")]
+)
+def test_heads_and_tails_of_lines_are_whole(source, target, kernel, streams):
+    bits = patterns(source)[:130]
+    expected = casted(bits, source, target, "portable", False).tobytes()
+    room = np.empty(130 * width(target) + 128, np.uint8)
+    line = -room.ctypes.data % 64
+
+    for count in range(131):
+        for start in range(line, line + 64, width(target)):
+            end = start + count * width(target)
+            room[:] = 0xA5
+            data = bits[:count].view(np.uint8)
+            convert(data, FLOATS.index(source), room[start:end], FLOATS.index(target), kernel, streams)
+
+            assert room[start:end].tobytes() == expected[: end - start]
+            assert (room[:start] == 0xA5).all() and (room[end:] == 0xA5).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     ("source", "target"), [("bfloat16", "float64"), ("float64", "float32"), ("float64", "bfloat16")]
 )
-def test_a_processor_that_flushes_subnormal_numbers_changes_nothing(source, target, portable):
+def test_a_processor_that_flushes_subnormal_numbers_changes_nothing(source, target, kernel):
     bits = patterns(source)
-    expected = casted(bits, source, target, portable)
+    expected = casted(bits, source, target, kernel)
     assert torch.set_flush_denormal(True)
     try:
-        result = casted(bits, source, target, portable)
+        result = casted(bits, source, target, kernel)
         still_flushes = float(torch.tensor([1e-310], dtype=torch.float64) * 1) == 0
     finally:
         torch.set_flush_denormal(False)
@@ -206,6 +245,16 @@ def test_a_result_over_the_data_is_refused():
 
     with pytest.raises(ValueError, match="overlap"):
         convert(memory[:8], FLOATS.index("float32"), memory[4:8], FLOATS.index("float16"))
+
+
+def test_a_variant_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="no kernel 'abacus'"):
+        convert(bytes(8), FLOATS.index("float32"), bytearray(4), FLOATS.index("float16"), "abacus")
+
+
+def test_the_portable_variant_is_always_there_and_comes_last():
+    assert KERNELS[-1] == "portable"
+    assert len(set(KERNELS)) == len(KERNELS)
 
 
 def test_a_result_that_is_read_only_is_refused():

@@ -6,7 +6,7 @@ from fastload._native.burnpack import HEADER_BYTES as BURNPACK_HEADER_BYTES
 from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
 from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
-from fastload._native.cast import FLOATS, HAS_WIDE_KERNELS, convert
+from fastload._native.cast import FLOATS, KERNELS, convert
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
@@ -36,7 +36,7 @@ __all__ = [
     "CAN_MAP",
     "END_SEARCH_BYTES",
     "FLOATS",
-    "HAS_WIDE_KERNELS",
+    "KERNELS",
     "KINDS",
     "LOAD",
     "LOCATE",

@@ -13,7 +13,7 @@ __all__ = [
     "CAN_MAP",
     "END_SEARCH_BYTES",
     "FLOATS",
-    "HAS_WIDE_KERNELS",
+    "KERNELS",
     "KINDS",
     "LOAD",
     "LOCATE",
@@ -64,7 +64,7 @@ BURNPACK_MAX_TENSORS: int
 CAN_MAP: bool
 END_SEARCH_BYTES: int
 FLOATS: tuple[str, ...]
-HAS_WIDE_KERNELS: bool
+KERNELS: tuple[str, ...]
 KINDS: tuple[str, ...]
 LOAD: int
 LOCATE: int
@@ -235,7 +235,9 @@ def append(
 def build(graph: Graph, vocabulary: Vocabulary, leaves: dict[int, Any]) -> Any: ...
 def build_state(graph: Graph, vocabulary: Vocabulary) -> Any: ...
 def check(records: Records, number: int) -> None: ...
-def convert(data: Buffer, source: int, result: Buffer, target: int, portable: bool = False) -> None: ...
+def convert(
+    data: Buffer, source: int, result: Buffer, target: int, kernel: str | None = None, streams: bool | None = None
+) -> None: ...
 def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def finish(index: Index) -> None: ...
