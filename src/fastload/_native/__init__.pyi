@@ -19,6 +19,7 @@ __all__ = [
     "LOCATE",
     "DtypeTable",
     "FileMapping",
+    "Globs",
     "Graph",
     "Index",
     "Part",

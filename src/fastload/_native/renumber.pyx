@@ -48,14 +48,14 @@ cdef int compare(const void *left, const void *right) noexcept nogil:
 
 cdef bint read_index(const char *text, size_t length, uint64_t *value) noexcept nogil:
     """Whether a segment is ASCII digits, with at most one `+` before them, whose value fits 64 bits."""
-    cdef size_t i = 1 if length and text[0] == c"+" else 0
+    cdef size_t first = 1 if length and text[0] == c"+" else 0, i = first
     cdef uint64_t digit
     value[0] = 0
-    if i == length:
+    if first == length:
         return False
     while i < length:
         digit = <uint64_t><unsigned char>text[i] - c"0"  # wraps, and so is over 9, for what is no digit
-        if digit > 9 or value[0] > (<uint64_t>-1 - digit) // 10:
+        if digit > 9 or (i - first >= 19 and value[0] > (<uint64_t>-1 - digit) // 10):  # 19 digits always fit
             return False
         value[0] = value[0] * 10 + digit
         i += 1
