@@ -1,13 +1,16 @@
 PYTHON ?= python3
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test lint bench fuzz sanitize coverage clean
+.PHONY: demo test test-instructions lint bench fuzz sanitize coverage clean
 
 demo: .venv/built
 	.venv/bin/python benchmarks/demo.py
 
 test: .venv/with-test
 	.venv/bin/python -X dev -m pytest -q
+
+test-instructions: .venv/with-test
+	.venv/bin/python benchmarks/instructions.py
 
 lint: .venv/with-lint
 	.venv/bin/ruff check && .venv/bin/ruff format --check

@@ -21,6 +21,7 @@ MODULES = [
     "cursor",
     "filesystem",
     "geometry",
+    "globs",
     "graph",
     "harvest",
     "index",

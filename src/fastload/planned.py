@@ -13,7 +13,7 @@ from fastload.errors import FastloadError, UnsupportedError, located, printable
 from fastload.plan.making import Cast, Permuted, array_of, chunks_of, is_cast_to_integers, rows_of
 from fastload.plan.table import Table, described
 from fastload.source import Handing, Source
-from fastload.tensors import Tensors
+from fastload.tensors import FileTensors, Tensors
 
 __all__ = ["Explanation", "PlannedTensors", "Stage", "Step"]
 
@@ -87,6 +87,13 @@ class _PrivateRows:
         return self._base.private_array(row, self._handing)
 
 
+def _beginning(base: Tensors) -> Table:
+    """The table before the first step; of a single file without its names, which its index has."""
+    if isinstance(base, FileTensors):
+        return Table(None, range(len(base)), index=base.index)
+    return Table(base.list_names(), range(len(base)))
+
+
 class PlannedTensors:
     """The tensors of a file, or of files, after the steps of a plan."""
 
@@ -96,7 +103,7 @@ class PlannedTensors:
         self._base = base
         self._copies = allow_copy
         self._steps: tuple[Step, ...] = ()
-        self.table = Table(base.list_names(), list(range(len(base))))
+        self.table = _beginning(base)
         self._found: dict[str, int] | None = None  # made when a name is first looked up
 
     @classmethod
@@ -136,7 +143,7 @@ class PlannedTensors:
         return self._base
 
     def __len__(self) -> int:
-        return len(self.table.names)
+        return len(self.table)
 
     def find(self, name: object) -> int:
         """The row of a name, or -1."""
@@ -154,7 +161,7 @@ class PlannedTensors:
 
     def entries(self) -> list[TensorEntry]:
         """The descriptions of all tensors, in order."""
-        return [described(self.table, row, self._base) for row in range(len(self.table.names))]
+        return [described(self.table, row, self._base) for row in range(len(self.table))]
 
     def array(self, row: int) -> np.ndarray:
         """The array of one tensor, made anew."""
@@ -243,10 +250,10 @@ class PlannedTensors:
 
     def explain(self) -> list[Explanation]:
         """How every tensor came to be what it is, in the order of the plan's result; then those left out."""
-        tables = [Table(self._base.list_names(), list(range(len(self._base))))]
+        tables = [_beginning(self._base)]
         for step in self._steps:
             tables.append(step.apply(tables[-1], self._base))
-        kept = [self._explanation(tables, len(tables) - 1, place) for place in range(len(tables[-1].names))]
+        kept = [self._explanation(tables, len(tables) - 1, place) for place in range(len(tables[-1]))]
         left_out = []
         for number in range(1, len(tables)):
             parents = tables[number].parents

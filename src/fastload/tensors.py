@@ -133,6 +133,11 @@ class FileTensors:
         """The name of the format."""
         return self._format.NAME
 
+    @property
+    def index(self) -> Index:
+        """The native table of the tensors."""
+        return self._index
+
     def __len__(self) -> int:
         return len(self._index)
 

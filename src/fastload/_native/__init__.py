@@ -9,6 +9,7 @@ from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, KERNELS, convert
 from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
 from fastload._native.geometry import add_storage, append, finish, promise_storage
+from fastload._native.globs import Globs
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
@@ -42,6 +43,7 @@ __all__ = [
     "LOCATE",
     "DtypeTable",
     "FileMapping",
+    "Globs",
     "Graph",
     "Index",
     "Part",

@@ -268,6 +268,16 @@ cdef class Index:
         cdef size_t row
         return [text_of(self, row) for row in range(self.names.count)]
 
+    def names_at(self, rows not None):
+        """The names of the tensors of some *rows*, a sequence of numbers."""
+        cdef size_t row
+        cdef list names = []
+        for row in rows:
+            if row >= self.names.count:
+                raise IndexError(row)
+            names.append(text_of(self, row))
+        return names
+
     def dtype_code(self, size_t row):
         """The row of the dtype table that a tensor has."""
         if row >= self.names.count:

@@ -69,4 +69,4 @@ def cast(
     unused = [pattern for pattern, _ in listed if pattern not in used]
     if strict and unused:
         raise PlanError(f"cast: the pattern {unused[0]!r} matches none of {len(table.names):,} names")
-    return Table(table.names, makings, table.dropped)
+    return Table(table.names, makings, table.left_out)

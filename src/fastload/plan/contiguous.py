@@ -33,9 +33,9 @@ def contiguous_indices(
         Two tensors come to one name.
     """
     only = _paths(under) if under is not None else None
-    names, dropped = renumber(
-        table.names, table.dropped, only, _paths(except_under if except_under is not None else ())
-    )
+    never = _paths(except_under if except_under is not None else ())
+    names, _ = renumber(table.names, [], only, never)
+    dropped = table.left_out.then(lambda others: renumber(table.names, others, only, never)[1])
     return renamed(table, names, dropped, "contiguous_indices")
 
 

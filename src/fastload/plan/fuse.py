@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastload.entry import TensorEntry
@@ -79,7 +78,7 @@ def split(table: Table, rows: Rows, rules: Iterable[Split | tuple[Any, ...]]) ->
     for rule in rules:
         table = _split_once(table, rows, Split(*rule))
         parents = _before(parents, table)
-    return replace(table, parents=parents)
+    return Table(table.names, table.makings, table.left_out, parents)
 
 
 def _split_once(table: Table, rows: Rows, rule: Split) -> Table:
@@ -143,7 +142,7 @@ def concat(table: Table, rows: Rows, rules: Iterable[Concat | tuple[Any, ...]]) 
     for rule in rules:
         table = _concat_once(table, rows, Concat(*rule))
         parents = _before(parents, table)
-    return replace(table, parents=parents)
+    return Table(table.names, table.makings, table.left_out, parents)
 
 
 def _before(parents: list[int] | None, table: Table) -> list[int] | None:
@@ -194,7 +193,7 @@ def _concat_once(table: Table, rows: Rows, rule: Concat) -> Table:
             makings.append(made.pop(part_of[place]))
             parents.append(place)
     before = [table.names[place] for place in parents]
-    return renamed(Table(before, makings), names, list(table.dropped), "concat", parents)
+    return renamed(Table(before, makings), names, table.left_out, "concat", parents)
 
 
 def _check_fit(whole: str, parts: Sequence[TensorEntry], axis: int) -> int:

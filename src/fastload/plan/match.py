@@ -11,13 +11,18 @@ import re
 from collections.abc import Callable, Container, Iterable
 
 from fastload.errors import PlanError
+from fastload.plan.table import Table
 
-__all__ = ["Pattern", "Patterns", "matcher", "patterns_of"]
+__all__ = ["Pattern", "Patterns", "marks_of", "matcher", "patterns_of"]
 
 WILD = re.compile(r"[*?\[]")  # what makes a text a glob
+MORE_THAN_STARS = re.compile(r"[?\[]")  # what makes it one that needs a regular expression
+# Numbered groups, named groups and flags mean something else, or are refused, in a pattern that has others before it.
+UNJOINABLE = re.compile(r"\\[0-9]|\(\?(?!:|=|!|<=|<!)")
 
 Pattern = str | re.Pattern[str]
 Patterns = Pattern | Iterable[Pattern]
+Match = Callable[[str], object]
 
 
 def patterns_of(patterns: Patterns | None) -> list[Pattern]:
@@ -37,7 +42,45 @@ def patterns_of(patterns: Patterns | None) -> list[Pattern]:
     return found
 
 
-def matcher(pattern: Pattern, names: Container[str]) -> Callable[[str], object]:
+def marks_of(table: Table, patterns: list[Pattern]) -> bytearray:
+    """A mark for every tensor of *table*, not 0 where any of *patterns* matches its name.
+
+    All exact names are looked up at once, globs of stars alone are matched on bytes, and everything else by as few
+    regular expressions as say the same.
+    """
+    texts = [pattern for pattern in patterns if isinstance(pattern, str)]
+    exact = table.places_of(texts)
+    globs = [text for text in texts if text not in exact and WILD.search(text)]
+    marks = table.marks_of([glob for glob in globs if not MORE_THAN_STARS.search(glob)])
+    for place in exact.values():
+        marks[place] = 1
+    searches = _joined([pattern for pattern in patterns if isinstance(pattern, re.Pattern)])
+    translated = [fnmatch.translate(glob) for glob in globs if MORE_THAN_STARS.search(glob)]
+    if translated:
+        searches.append(re.compile("|".join(translated)).match)
+    for search in searches:
+        for place, name in enumerate(table.names):
+            if not marks[place] and search(name):
+                marks[place] = 1
+    return marks
+
+
+def _joined(patterns: list[re.Pattern[str]]) -> list[Match]:
+    """Searches of which one finds something wherever one of *patterns* does; fewer, where they can be alternatives."""
+    searches: list[Match] = []
+    alike: dict[int, list[re.Pattern[str]]] = {}
+    for pattern in patterns:
+        if pattern.flags & re.VERBOSE or UNJOINABLE.search(pattern.pattern):
+            searches.append(pattern.search)
+        else:
+            alike.setdefault(pattern.flags, []).append(pattern)
+    for flags, several in alike.items():
+        joined = "|".join(f"(?:{pattern.pattern})" for pattern in several)
+        searches.append(several[0].search if len(several) == 1 else re.compile(joined, flags).search)
+    return searches
+
+
+def matcher(pattern: Pattern, names: Container[str]) -> Match:
     """A function of a name, true where *pattern* matches it among *names*."""
     if isinstance(pattern, re.Pattern):
         return pattern.search

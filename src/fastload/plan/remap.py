@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastload.errors import PlanError
+from fastload.plan.substitute import substitution
 from fastload.plan.table import Table, renamed
 
 __all__ = ["Rules", "compiled_rule", "drop_segments", "remap", "rename"]
@@ -28,17 +29,17 @@ def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
         to one name, or, where *strict*, a pattern matches nothing.
     """
     if callable(rules):
-        names, dropped = ([_called(rules, name) for name in part] for part in (table.names, table.dropped))
-        return renamed(table, names, dropped, "remap")
-    names, dropped = table.names, table.dropped
+        dropped = [_called(rules, name) for name in table.dropped]  # now: a function may fail
+        return renamed(table, [_called(rules, name) for name in table.names], dropped, "remap")
+    names, left_out = table.names, table.left_out
     for pattern, replacement in _pairs(rules):
         compiled = compiled_rule(pattern, replacement)
         if strict and not any(map(compiled.search, names)):
             raise PlanError(f"remap: the pattern {compiled.pattern!r} matches none of {len(names):,} names")
-        substitute = compiled.sub
-        names = [substitute(replacement, name) for name in names]
-        dropped = [compiled.sub(replacement, name) for name in dropped]
-    return renamed(table, names, dropped, "remap")
+        substitute = substitution(compiled, replacement)
+        names = substitute(names)
+        left_out = left_out.then(substitute)
+    return renamed(table, names, left_out, "remap")
 
 
 def _pairs(rules: Iterable[tuple[str | re.Pattern[str], str]] | Mapping[str, str]) -> list[tuple[Any, Any]]:
@@ -86,12 +87,16 @@ def rename(table: Table, mapping: Mapping[str, str], *, strict: bool = True) -> 
         Two tensors come to one name, or, where *strict*, a name is not there.
     """
     if strict:
-        known = {*table.names, *table.dropped}
+        known = set(table.names)
         missing = [name for name in mapping if name not in known]
+        known.update(table.dropped if missing else ())
+        missing = [name for name in missing if name not in known]
         if missing:
             raise PlanError(f"rename: no tensor {missing[0]!r}{f' and {len(missing) - 1} more' * (len(missing) > 1)}")
     names = [mapping.get(name, name) for name in table.names]
-    return renamed(table, names, [mapping.get(name, name) for name in table.dropped], "rename")
+    known_names = dict(mapping)  # as it is now, whatever becomes of the caller's
+    dropped = table.left_out.then(lambda others: [known_names.get(name, name) for name in others])
+    return renamed(table, names, dropped, "rename")
 
 
 def drop_segments(table: Table, segments: Iterable[str]) -> Table:
@@ -112,4 +117,5 @@ def drop_segments(table: Table, segments: Iterable[str]) -> Table:
     lost = next((name for name in table.names if name and not without(name)), None)
     if lost is not None:
         raise PlanError(f"drop_segments: nothing would be left of {lost!r}")
-    return renamed(table, [without(name) for name in table.names], [without(n) for n in table.dropped], "drop_segments")
+    dropped = table.left_out.then(lambda others: [without(name) for name in others])
+    return renamed(table, [without(name) for name in table.names], dropped, "drop_segments")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError, TensorNotFoundError, near_hint
 from fastload.plan.making import Rows
-from fastload.plan.match import Pattern, Patterns, matcher, patterns_of
+from fastload.plan.match import Pattern, Patterns, marks_of, patterns_of
 from fastload.plan.table import Table, described
 
 __all__ = ["select", "subtree"]
-
-FEW_PATTERNS = 4  # that are looked up in a list; for more a set is worth making
 
 
 def select(
@@ -38,38 +37,23 @@ def select(
     PlanError
         A pattern is none, or, where *strict*, matches nothing.
     """
-    names = table.names
-    chosen: list[int] | range = range(len(names))
+    chosen: Iterable[int] = range(len(table))
     if include is not None:
-        kept = _places(names, patterns_of(include), strict)
-        chosen = [place for place in chosen if place in kept]
+        chosen = itertools.compress(chosen, _marks(table, patterns_of(include), strict))
     if exclude is not None:
-        left_out = _places(names, patterns_of(exclude), strict)
-        chosen = [place for place in chosen if place not in left_out] if left_out else chosen
+        left_out = _marks(table, patterns_of(exclude), strict)
+        chosen = (place for place in chosen if not left_out[place])
     if where is not None:
-        chosen = [place for place in chosen if where(described(table, place, rows))]
-    if len(chosen) == len(names):
-        return Table(names, table.makings, table.dropped)
-    inside = set(chosen)
-    return Table(
-        [names[place] for place in chosen],
-        [table.makings[place] for place in chosen],
-        table.dropped + [name for place, name in enumerate(names) if place not in inside],
-        list(chosen),
-    )
+        chosen = (place for place in chosen if where(described(table, place, rows)))
+    return table.only(list(chosen))
 
 
-def _places(names: list[str], patterns: list[Pattern], strict: bool) -> set[int]:
-    """The places of the names that any pattern matches."""
-    known = set(names) if len(patterns) > FEW_PATTERNS else names
-    found: set[int] = set()
-    for pattern in patterns:
-        matches = matcher(pattern, known)
-        places = [place for place, name in enumerate(names) if matches(name)]
-        if strict and not places:
-            raise PlanError(f"the pattern {pattern!r} matches none of {len(names):,} names")
-        found.update(places)
-    return found
+def _marks(table: Table, patterns: list[Pattern], strict: bool) -> bytearray:
+    """A mark for every name, not 0 where any pattern matches it."""
+    for pattern in patterns if strict else ():
+        if not any(marks_of(table, [pattern])):
+            raise PlanError(f"the pattern {pattern!r} matches none of {len(table):,} names")
+    return marks_of(table, patterns)
 
 
 def subtree(table: Table, path: str) -> Table:
@@ -85,11 +69,15 @@ def subtree(table: Table, path: str) -> Table:
     if not inside:
         paths = {name[:at] for name in table.names for at in _dots(name)}
         raise TensorNotFoundError(f"no tensors below {path!r}{near_hint(path, paths)}")
-    dropped = [name for name in table.names if not name.startswith(prefix)]
+
+    def dropped(names: list[str]) -> list[str]:
+        others = [name for name in table.names if not name.startswith(prefix)]
+        return [name.removeprefix(prefix) for name in names] + others
+
     return Table(
         [table.names[place][len(prefix) :] for place in inside],
         [table.makings[place] for place in inside],
-        [name.removeprefix(prefix) for name in table.dropped] + dropped,
+        table.left_out.then(dropped),
         inside,
     )
 

@@ -1,47 +1,166 @@
-"""Table: the names and makings of all tensors of a plan, in order; and the rule that no two come to one name."""
+"""Table: the names and makings of all tensors of a plan, in order; and the rule that no two come to one name.
+
+Names are made when they are needed: of a file that was just opened, a choice of tensors is rows and no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
+from fastload._native import Globs, Index
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError, printable
 from fastload.plan.making import Making, Rows, entry_of
 
-__all__ = ["Table", "described", "renamed"]
+__all__ = ["Dropped", "Table", "described", "renamed"]
 
 SHOWN_COLLISIONS = 3  # in an error
 
 
-@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Names of the tensors that were left out, renamed by every later step as if they had not been.
+
+    They are made when someone asks for them, since few do: only a report of what a target did not get.
+
+    Parameters
+    ----------
+    names : list of str, optional
+        All of them. Without it, they are what *step* makes of those of *before*.
+    """
+
+    __slots__ = ("_before", "_names", "_step")
+
+    def __init__(
+        self,
+        names: list[str] | None = None,
+        before: Dropped | None = None,
+        step: Callable[[list[str]], list[str]] | None = None,
+    ) -> None:
+        self._names = names
+        self._before = before
+        self._step = step
+
+    def then(self, step: Callable[[list[str]], list[str]]) -> Dropped:
+        """The names after one more *step*, which must not fail."""
+        return Dropped(None, self, step)
+
+    def names(self) -> list[str]:
+        """All of them."""
+        waiting = []
+        known = self
+        while known._names is None:  # not by recursion: a plan may have thousands of steps
+            assert known._step is not None and known._before is not None
+            waiting.append(known._step)
+            known = known._before
+        names = known._names
+        for step in reversed(waiting):
+            names = step(names)
+        self._names = names
+        return names
+
+
 class Table:
     """Tensors in order.
 
-    Attributes
+    Parameters
     ----------
-    names : list of str
-    makings : list of Making
+    names : list of str, optional
+        None where *index* knows them.
+    makings : sequence of Making
         What each is made of; a row where it is a tensor of the file as it is.
-    dropped : list of str
-        Names of the tensors that were left out, renamed by every later step as if they had not been.
+    dropped : Dropped or list of str
     parents : list of int or None
         The place of each in the table before the step that made this one; None where places stayed.
+    index : Index, optional
+        What has the names as long as no step has made others: every making is a row of it, and they ascend.
     """
 
-    names: list[str]
-    makings: list[Making]
-    dropped: list[str] = field(default_factory=list)
-    parents: list[int] | None = None
+    __slots__ = ("_names", "index", "left_out", "makings", "parents")
+
+    def __init__(
+        self,
+        names: list[str] | None,
+        makings: Sequence[Making],
+        dropped: Dropped | list[str] | None = None,
+        parents: list[int] | None = None,
+        index: Index | None = None,
+    ) -> None:
+        self._names = names
+        self.makings = makings
+        self.left_out = dropped if isinstance(dropped, Dropped) else Dropped(dropped or [])
+        self.parents = parents
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.makings)
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        if self._names is None:
+            assert self.index is not None
+            self._names = self.index.names_at(self.makings)
+        return self._names
+
+    @property
+    def dropped(self) -> list[str]:
+        """Names of the tensors that were left out."""
+        return self.left_out.names()
+
+    def places_of(self, texts: Sequence[str]) -> dict[str, int]:
+        """The place of each text that is the name of a tensor."""
+        if self.index is None:
+            wanted = set(texts)
+            return {name: place for place, name in enumerate(self.names) if name in wanted} if wanted else {}
+        found = {}
+        for text in texts:
+            row = self.index.find(text)
+            place = bisect_left(self.makings, row)  # type: ignore[type-var]  # all are rows, and ascend
+            if row >= 0 and place < len(self.makings) and self.makings[place] == row:
+                found[text] = place
+        return found
+
+    def marks_of(self, globs: list[str]) -> bytearray:
+        """A mark for every name, not 0 where one of *globs* matches it; they have no wildcard but ``*``."""
+        if not globs:
+            return bytearray(len(self))
+        if self.index is not None and self._names is None:
+            return Globs(globs).marks_in(self.index, self.makings)
+        return Globs(globs).marks(self.names)
+
+    def only(self, places: list[int]) -> Table:
+        """The tensors at *places*, which ascend; the others are left out."""
+        if len(places) == len(self):
+            return Table(self._names, self.makings, self.left_out, None, self.index)
+        inside = bytearray(len(self))
+        for place in places:
+            inside[place] = 1
+
+        def also_these(dropped: list[str]) -> list[str]:
+            return dropped + [name for place, name in enumerate(self.names) if not inside[place]]
+
+        return Table(
+            None if self._names is None else [self._names[place] for place in places],
+            [self.makings[place] for place in places],
+            self.left_out.then(also_these),
+            places,
+            self.index,
+        )
 
 
 def described(table: Table, place: int, rows: Rows) -> TensorEntry:
     """The description of the tensor at a place of the table."""
-    entry, name = entry_of(table.makings[place], rows), table.names[place]
+    entry = entry_of(table.makings[place], rows)
+    if table.index is not None:
+        return entry
+    name = table.names[place]
     return entry if entry.name == name else entry.changed(name=name)
 
 
-def renamed(table: Table, names: list[str], dropped: list[str], step: str, parents: list[int] | None = None) -> Table:
+def renamed(
+    table: Table, names: list[str], dropped: Dropped | list[str], step: str, parents: list[int] | None = None
+) -> Table:
     """The same tensors under other *names*.
 
     Raises
