@@ -31,6 +31,7 @@ MODULES = [
     "names",
     "objects",
     "order",
+    "pages",
     "pickle",
     "recipe",
     "registers",

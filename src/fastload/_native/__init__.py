@@ -13,6 +13,7 @@ from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
+from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
@@ -30,6 +31,7 @@ from fastload._native.zip import (
 )
 
 __all__ = [
+    "ADVICE",
     "BURNPACK_ALIGNMENT",
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
@@ -53,11 +55,13 @@ __all__ = [
     "Vocabulary",
     "WritableRegion",
     "add_storage",
+    "advise",
     "append",
     "build",
     "build_state",
     "check",
     "convert",
+    "count_resident",
     "direct_view",
     "filesystem_type",
     "find_directory",

@@ -7,6 +7,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 __all__ = [
+    "ADVICE",
     "BURNPACK_ALIGNMENT",
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
@@ -30,11 +31,13 @@ __all__ = [
     "Vocabulary",
     "WritableRegion",
     "add_storage",
+    "advise",
     "append",
     "build",
     "build_state",
     "check",
     "convert",
+    "count_resident",
     "direct_view",
     "filesystem_type",
     "find_directory",
@@ -58,6 +61,7 @@ __all__ = [
     "writable_view",
 ]
 
+ADVICE: dict[str, int]
 BURNPACK_ALIGNMENT: int
 BURNPACK_HEADER_BYTES: int
 BURNPACK_MAX_TENSORS: int
@@ -220,6 +224,7 @@ class WritableRegion:
     def address(self) -> int: ...
 
 def add_storage(index: Index, position: int, size: int, limit: int) -> int: ...
+def advise(data: Buffer, offset: int, count: int, advice: str) -> bool: ...
 def append(
     index: Index,
     key_path: tuple[str | int, ...],
@@ -238,6 +243,8 @@ def check(records: Records, number: int) -> None: ...
 def convert(
     data: Buffer, source: int, result: Buffer, target: int, kernel: str | None = None, streams: bool | None = None
 ) -> None: ...
+def convert(data: Buffer, source: int, result: Buffer, target: int, portable: bool = False) -> None: ...
+def count_resident(data: Buffer, offset: int, count: int) -> int: ...
 def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def finish(index: Index) -> None: ...
