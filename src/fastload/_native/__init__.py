@@ -7,7 +7,7 @@ from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
 from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, KERNELS, convert
-from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
+from fastload._native.filesystem import CAN_MAP, FileMapping, begin_sync, filesystem_type, rename_exclusively
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
@@ -57,6 +57,7 @@ __all__ = [
     "add_storage",
     "advise",
     "append",
+    "begin_sync",
     "build",
     "build_state",
     "check",
