@@ -288,9 +288,7 @@ class SplitDraft(NamedTuple):
     metadata: dict[str, str]
     lost: tuple[str, ...]
 
-    def write(
-        self, *, overwrite: bool = False, sync: bool = True, progress: Progress | None = None
-    ) -> SplitReport:
+    def write(self, *, overwrite: bool = False, sync: bool = True, progress: Progress | None = None) -> SplitReport:
         """Write the shards, and then the index."""
         self.check_folder(overwrite=overwrite)
         os.makedirs(self.path, exist_ok=True)

@@ -13,8 +13,8 @@ from fastload import _native
 from fastload._native import ADVICE, count_resident
 from fastload.errors import FormatError
 from fastload.extents import Extent, extent_of
-from fastload.planned import PlannedTensors
 from fastload.plan.making import rows_of
+from fastload.planned import PlannedTensors
 from fastload.source import Source
 from fastload.tensors import Tensors
 
