@@ -41,6 +41,8 @@ NOT_COPIED = NOT_THERE | {errno.EXDEV, errno.EBADF, errno.ETXTBSY}  # two file s
 def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which comes to *path* when the block ends, and not at all if it raises.
 
+    Beside what files can do, it has the system copy bytes of another file into it: see `_Buffered.copy_from`.
+
     Parameters
     ----------
     path : str
@@ -50,8 +52,7 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = T
     size : int
         Bytes that will be written at least: refused at once where there is no room for them.
     sync : bool
-        Whether it is on the disk when the block has ended, so that a failing of the power cannot harm it. The file that
-        is written has a method `copy_from`; see there.
+        Whether it is on the disk when the block has ended, so that a failing of the power cannot harm it.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 def prefetch(tensors: Tensors, rows: Iterable[int]) -> int:
     """Have the system read tensors into its page cache, and go on at once; returns how many bytes it was asked for."""
-    found = [(run, pages) for run, pages in _paged(runs_of(tensors, rows)) if pages is not None]
+    found = _paged(runs_of(tensors, rows))
     if found:
         # The system takes note of as much as its queue to the disk has room for, and then waits.
         Thread(target=_tell, args=(found, "willneed"), name="fastload-prefetch", daemon=True).start()
@@ -64,8 +64,9 @@ def advise(tensors: Tensors, rows: Iterable[int], advice: str) -> None:
     if advice == "willneed":
         prefetch(tensors, rows)
         return
-    runs = [run for run in runs_of(tensors, rows) if run.source.path is not None]
-    _tell([(run, run.source.region) for run in runs if run.source.region is not None], advice)
+    runs = runs_of(tensors, rows)
+    # What is read has no mapping that could be advised; one made now would be gone at once.
+    _tell(_paged(run for run in runs if run.source.region is not None), advice)
     if advice == "dontneed":
         for run in runs:
             _let_go(run)
@@ -115,10 +116,17 @@ def _extents(tensors: Tensors, row: int) -> list[Extent] | None:
     return extents if len(extents) == len(found) else None
 
 
-def _paged(runs: list[Run]) -> list[tuple[Run, Buffer | None]]:
-    """The runs, each with the pages of its source; one that is read is mapped once for all of its runs."""
-    pages = {run.source: None if run.source.path is None else run.source.pages() for run in runs}
-    return [(run, pages[run.source]) for run in runs]
+def _paged(runs: Iterable[Run]) -> list[tuple[Run, Buffer]]:
+    """The runs that lie in files, each with the pages of its source, which is mapped at most once for all of them."""
+    pages: dict[Source, Buffer | None] = {}
+    found = []
+    for run in runs:
+        if run.source not in pages:
+            pages[run.source] = run.source.pages()
+        mapped = pages[run.source]
+        if mapped is not None:
+            found.append((run, mapped))
+    return found
 
 
 def _tell(runs: list[tuple[Run, Buffer]], advice: str) -> None:
