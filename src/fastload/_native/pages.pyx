@@ -52,8 +52,8 @@ cdef extern from *:
 
 cdef enum:
     SEEN_PAGES = 4096                        # that are asked about at once
-    # Linux takes of one request to read ahead no more than the device's largest, or its read-ahead: 128 KiB at least,
-    # where nobody has set less.
+    # Linux takes of one request to read ahead no more than the device's largest, or its read-ahead: of 2 GiB asked for
+    # at once it read 16 MiB. Of a device that nobody has set otherwise that is 128 KiB at least.
     AHEAD_BYTES = 1 << 17
 
 ADVICE = {
