@@ -32,6 +32,7 @@ MODULES = [
     "names",
     "objects",
     "order",
+    "pages",
     "pickle",
     "recipe",
     "registers",

@@ -32,6 +32,7 @@ LAYERS = [
     ["scan"],
     ["target"],
     ["handover"],
+    ["page_cache"],
     ["extents"],
     ["planned", "display"],
     ["plan"],

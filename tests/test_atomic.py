@@ -6,9 +6,12 @@ import os
 import stat
 import threading
 
+import numpy as np
 import pytest
 
+import fastload
 from fastload import SaveError, atomic
+from fastload._native import begin_sync
 from fastload.atomic import publish
 
 
@@ -208,6 +211,51 @@ def test_a_missing_folder_is_the_error_that_everybody_knows(tmp_path):
         write(tmp_path / "none" / "f", b"")
 
     assert "tmp" not in os.path.basename(str(caught.value.filename))
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What the disk was asked to do: ("begin", offset, count) and ("sync",)."""
+    asked = []
+    monkeypatch.setattr(atomic, "begin_sync", lambda descriptor, *run: asked.append(("begin", *run)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append(("sync",)))
+    return asked
+
+
+def test_the_disk_begins_while_a_file_is_written_and_is_waited_for_in_the_end(tmp_path, disk):
+    step = atomic.SYNCED_BYTES
+    with publish(str(tmp_path / "f")) as file:
+        for size in (100, step + 1, 5, step // 2, step):
+            file.write(bytes(size))
+
+    begun = [run for kind, *run in disk if kind == "begin"]
+    assert [offset for offset, _ in begun] == [0, *(offset + count for offset, count in begun)][: len(begun)]
+    assert len(begun) == 2 and all(count >= step for _, count in begun)
+    assert disk[-2:] == [("sync",), ("sync",)]  # the file and its folder
+
+
+def test_without_a_sync_nobody_waits_for_the_disk(tmp_path, disk):
+    write(tmp_path / "f", bytes(3 * atomic.SYNCED_BYTES), sync=False)
+
+    assert not disk and (tmp_path / "f").stat().st_size == 3 * atomic.SYNCED_BYTES
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_whoever_writes_files_is_told_whether_to_wait(tmp_path, disk, sync):
+    fastload.save({"w": np.zeros(3)}, tmp_path / "m.pt", sync=sync)
+    fastload.convert(tmp_path / "m.pt", tmp_path / "m.safetensors", sync=sync)
+    fastload.merge([tmp_path / "m.pt"], tmp_path / "n.safetensors", sync=sync)
+    fastload.split(tmp_path / "m.pt", tmp_path / "shards", sync=sync)
+
+    assert disk.count(("sync",)) == (2 * 3 + 2 * 2 + 1 if sync else 0)
+
+
+def test_a_range_that_no_file_has_is_refused(tmp_path):
+    with open(tmp_path / "f", "wb") as file:
+        begin_sync(file.fileno(), 0, 100)
+        for run in ((2**63, 1), (1, 2**63 - 1)):
+            with pytest.raises(OverflowError):
+                begin_sync(file.fileno(), *run)
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path):

@@ -12,11 +12,11 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from fastload._native import rename_exclusively
+from fastload._native import begin_sync, rename_exclusively
 from fastload.errors import SaveError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["publish", "staging", "sync_folder"]
 
 BUFFER_BYTES = 1 << 20  # of small writes that are gathered; larger ones pass by
+COPIED_BYTES = 64 << 20  # that the system copies at once, so that it can be told how far it is
+SYNCED_BYTES = 8 << 20  # that wait at least before the disk begins with them
 RANDOM_BYTES = 8  # in the name of a temporary file
 SUFFIX = ".fastload-tmp"
 MAX_STEM_BYTES = 200  # of the target's name within that; names have at most 255
@@ -32,11 +34,14 @@ MAX_ATTEMPTS = 100  # at a temporary file; each fails only if somebody clears it
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What says that the system, or the file system, lacks an operation.
 NOT_THERE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
+NOT_COPIED = NOT_THERE | {errno.EXDEV, errno.EBADF, errno.ETXTBSY}  # two file systems, or a file that is odd
 
 
 @contextmanager
-def publish(path: str, *, overwrite: bool = False, size: int = 0) -> Iterator[BinaryIO]:
+def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which comes to *path* when the block ends, and not at all if it raises.
+
+    Beside what files can do, it has the system copy bytes of another file into it: see `_Buffered.copy_from`.
 
     Parameters
     ----------
@@ -46,6 +51,8 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0) -> Iterator[Bi
         Whether it may take the place of a file that is there; it then has its mode.
     size : int
         Bytes that will be written at least: refused at once where there is no room for them.
+    sync : bool
+        Whether it is on the disk when the block has ended, so that a failing of the power cannot harm it.
 
     Raises
     ------
@@ -69,13 +76,15 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0) -> Iterator[Bi
     # A file that replaces a private one is private from the first; a new one gets what the umask leaves.
     temporary, file = _create(folder, name, path, 0o666 if status is None else 0o600)
     try:
-        buffered = io.BufferedWriter(file, BUFFER_BYTES)
+        file.is_synced = sync
+        buffered = _Buffered(file, BUFFER_BYTES)
         yield buffered
         buffered.flush()
         with file.failing("could not be synced to the disk"):
             if status is not None and hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         if os.name == "nt":
             file.close()  # Windows renames no open file
         _move(temporary, target, path, overwrite=overwrite)
@@ -85,7 +94,8 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0) -> Iterator[Bi
         raise
     finally:
         file.close()  # and with it the lock; what is still in the buffer of a failed attempt is dropped
-    sync_folder(folder, path)
+    if sync:
+        sync_folder(folder, path)
 
 
 @contextmanager
@@ -127,10 +137,22 @@ class _Temporary(io.FileIO):
     """A file whose failures are ours: SaveError, which is never mistaken for one of a source that is being read."""
 
     target: str
+    is_synced = False
+    begun = 0  # bytes from the start of the file that the disk has been given
 
     def write(self, data: Buffer, /) -> int:
         with self.failing("could not be written"):
-            return super().write(data)
+            written = super().write(data)
+        self.begin_sync()
+        return written
+
+    def begin_sync(self) -> None:
+        """Have the disk begin with what has been written, so that there is little to wait for in the end."""
+        if self.is_synced:
+            count = self.tell() - self.begun
+            if count >= SYNCED_BYTES:
+                begin_sync(self.fileno(), self.begun, count)
+                self.begun += count
 
     @contextmanager
     def failing(self, what: str) -> Iterator[None]:
@@ -141,6 +163,47 @@ class _Temporary(io.FileIO):
             reason = error.strerror or str(error)
             message = f"{what} ({reason}, after {written:,} bytes): what was there before, if anything, is untouched"
             raise SaveError(message, path=self.target, written=written, errno=error.errno) from None
+
+
+class _Buffered(io.BufferedWriter):
+    """What gathers small writes for a temporary file, and has the system copy large runs of other files into it."""
+
+    raw: _Temporary
+
+    def copy_from(self, descriptor: int, offset: int, count: int, tell: Callable[[int], object] | None = None) -> int:
+        """Copy *count* bytes from *offset* on of an open file, without having them in the memory of this process.
+
+        Parameters
+        ----------
+        tell : function, optional
+            Called with how many bytes have been copied, each time that some have.
+
+        Returns
+        -------
+        int
+            How many are copied: fewer where the system cannot, or where that file ends.
+        """
+        if not hasattr(os, "copy_file_range"):
+            return 0
+        self.flush()
+        file, left = self.raw, count
+        while left:
+            with file.failing("could not be written"):
+                try:
+                    copied = os.copy_file_range(descriptor, file.fileno(), min(left, COPIED_BYTES), offset)
+                except OSError as error:
+                    if error.errno not in NOT_COPIED:
+                        raise
+                    break
+            if not copied:
+                break
+            offset += copied
+            left -= copied
+            file.begin_sync()
+            if tell is not None:
+                tell(copied)
+        self.seek(file.tell())
+        return count - left
 
 
 def _status(target: str) -> os.stat_result | None:

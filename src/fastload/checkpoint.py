@@ -182,6 +182,34 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         return self._open_tensors().still_valid()
 
+    def prefetch(self, names: str | Iterable[str] | None = None) -> int:
+        """Have the system read some tensors, or all, into its page cache meanwhile; returns how many bytes that is.
+
+        Buffers, and tensors that are no views of a file, cannot be read ahead, and count for nothing.
+        """
+        from fastload import page_cache
+
+        return page_cache.prefetch(*self._rows(names))
+
+    def advise(self, advice: str, names: str | Iterable[str] | None = None) -> None:
+        """Tell the system how some tensors, or all, will be used; says nothing of buffers and of what is no view.
+
+        "sequential" and "random" settle how much is read ahead of what is touched, of mapped files alone; "willneed" is
+        `prefetch`; "dontneed" takes out of the cache what is on the disk and mapped by no one else: arrays stay valid.
+        """
+        from fastload import page_cache
+
+        page_cache.advise(*self._rows(names), advice)
+
+    def residency(self) -> dict[str, float | None]:
+        """The share, 0 to 1, of each tensor's bytes (of a planned one, of all that it needs) that is in the page cache.
+
+        1 for buffers, and on Linux for files of others; None for what is no view of a file, or where nobody tells.
+        """
+        from fastload import page_cache
+
+        return page_cache.residency(self._open_tensors())
+
     # The plan: each step gives a new checkpoint over the same file, and reads nothing. What a step needs is imported
     # with the first one, since opening a file needs none of it.
 
@@ -456,6 +484,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if row < 0:
             raise self._not_found(name)
         return tensors, row
+
+    def _rows(self, names: str | Iterable[str] | None) -> tuple[Tensors, Iterable[int]]:
+        tensors = self._open_tensors()
+        chosen = [names] if isinstance(names, str) else names
+        return tensors, range(len(tensors)) if chosen is None else [self._row(name)[1] for name in chosen]
 
     def _not_found(self, name: object) -> TensorNotFoundError:
         tensors = self._open_tensors()

@@ -57,6 +57,7 @@ def convert(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     lossy: bool = False,
+    sync: bool = True,
     progress: Progress | None = None,
     **plan: Any,
 ) -> SaveReport:
@@ -70,7 +71,7 @@ def convert(
         What `open` takes, or what it gives.
     dst : path
         The file; it may be *src* itself, with *overwrite*.
-    format, metadata, overwrite, lossy
+    format, metadata, overwrite, lossy, sync
         As for `save`.
     progress : function, optional
         Called with the bytes that are done and those in all.
@@ -91,7 +92,7 @@ def convert(
         The format cannot hold a tensor, which is named.
     """
     made = draft_conversion(src, dst, format=format, metadata=metadata, lossy=lossy, **plan)
-    return watched(made, progress).write(overwrite=overwrite)
+    return watched(made, progress).write(overwrite=overwrite, sync=sync)
 
 
 def merge(
@@ -103,6 +104,7 @@ def merge(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     lossy: bool = False,
+    sync: bool = True,
     progress: Progress | None = None,
     **plan: Any,
 ) -> SaveReport:
@@ -116,7 +118,7 @@ def merge(
         The file.
     prefer : {"first", "last"}, optional
         Which tensor counts of two of one name, and which text of their metadata; an error if not given.
-    format, metadata, overwrite, lossy, progress
+    format, metadata, overwrite, lossy, sync, progress
         As for `convert`.
     **plan
         As for `open`; the steps are done to each of the sources.
@@ -133,7 +135,7 @@ def merge(
         Something would be lost, and *lossy* is false, such as metadata that differ; or writing failed.
     """
     made = draft_merge(sources, dst, prefer=prefer, format=format, metadata=metadata, lossy=lossy, **plan)
-    return watched(made, progress).write(overwrite=overwrite)
+    return watched(made, progress).write(overwrite=overwrite, sync=sync)
 
 
 class SplitReport(NamedTuple):
@@ -168,6 +170,7 @@ def split(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     lossy: bool = False,
+    sync: bool = True,
     progress: Progress | None = None,
     **plan: Any,
 ) -> SplitReport:
@@ -188,7 +191,7 @@ def split(
     overwrite : bool
         Whether shards and an index that are there may be replaced, once the new ones are on the disk. Files of other
         names are left alone.
-    metadata, lossy, progress
+    metadata, lossy, sync, progress
         As for `convert`.
     **plan
         As for `open`.
@@ -205,7 +208,7 @@ def split(
         Something would be lost, and *lossy* is false; *src* itself would be overwritten; or writing failed.
     """
     made = draft_split(src, folder, max_shard_bytes=max_shard_bytes, metadata=metadata, lossy=lossy, **plan)
-    return made.write(overwrite=overwrite, progress=progress)
+    return made.write(overwrite=overwrite, sync=sync, progress=progress)
 
 
 # Drafts.
@@ -285,7 +288,7 @@ class SplitDraft(NamedTuple):
     metadata: dict[str, str]
     lost: tuple[str, ...]
 
-    def write(self, *, overwrite: bool = False, progress: Progress | None = None) -> SplitReport:
+    def write(self, *, overwrite: bool = False, sync: bool = True, progress: Progress | None = None) -> SplitReport:
         """Write the shards, and then the index."""
         self.check_folder(overwrite=overwrite)
         os.makedirs(self.path, exist_ok=True)
@@ -298,8 +301,8 @@ class SplitDraft(NamedTuple):
                 for name, shard in self.shards.items():
                     path = os.path.join(staged, name)
                     made = draft(path, writer_of(path), count.around(shard), dict(self.metadata), lossy=True)
-                    nbytes += made.write().nbytes
-                with publish(os.path.join(staged, INDEX), size=len(index)) as file:
+                    nbytes += made.write(sync=sync).nbytes
+                with publish(os.path.join(staged, INDEX), size=len(index), sync=sync) as file:
                     file.write(index)
             except FastloadError as error:
                 if error.path is not None and os.path.dirname(error.path) == staged:
@@ -314,7 +317,8 @@ class SplitDraft(NamedTuple):
             for name in set(_list_of_our_names(self.path)) - self.shards.keys():
                 os.unlink(os.path.join(self.path, name))
             os.replace(os.path.join(staged, INDEX), os.path.join(self.path, INDEX))
-        sync_folder(self.path, self.path)
+        if sync:
+            sync_folder(self.path, self.path)
         return SplitReport(self.path, (*self.shards, INDEX), len(tensors), nbytes + len(index), self.lost)
 
     def check_folder(self, *, overwrite: bool) -> None:
@@ -488,13 +492,17 @@ class _Count:
             tensor._replace(
                 chunks=partial(self._counted, tensor.chunks),
                 storage_chunks=tensor.storage_chunks and partial(self._counted, tensor.storage_chunks),
+                stored=tensor.stored and tensor.stored._replace(tell=self._count),
             )
             for tensor in tensors
         ]
 
     def _counted(self, chunks: Callable[[], Iterable[memoryview]]) -> Iterator[memoryview]:
-        assert self._progress is not None
         for chunk in chunks():
             yield chunk
-            self._done = min(self._done + len(chunk), self._total)  # a format may read a tensor twice
-            self._progress(self._done, self._total)
+            self._count(len(chunk))
+
+    def _count(self, nbytes: int) -> None:
+        assert self._progress is not None
+        self._done = min(self._done + nbytes, self._total)  # a format may read a tensor twice
+        self._progress(self._done, self._total)

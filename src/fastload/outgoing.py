@@ -17,8 +17,10 @@ from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
-from fastload.formats.writing import CHUNK_BYTES, Outgoing, chunks_of
+from fastload.extents import extent_of
+from fastload.formats.writing import CHUNK_BYTES, MIN_COPIED_BYTES, Outgoing, Stored, chunks_of
 from fastload.planned import PlannedTensors
+from fastload.tensors import Tensors
 
 __all__ = ["of_arrays", "of_checkpoint", "of_tensor"]
 
@@ -100,7 +102,18 @@ def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
     elif entry.storage is None:
         checkpoint[entry.name]  # whether it can be had is better known now
     nbytes = _packed_bytes(entry.dtype, entry.shape)
-    return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry)
+    stored = _stored(opened, entry.name, nbytes) if nbytes >= MIN_COPIED_BYTES else None
+    return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry, stored=stored)
+
+
+def _stored(tensors: Tensors, name: str, nbytes: int) -> Stored | None:
+    """Where a tensor lies in a file just as it is to be written, if it does."""
+    if sys.byteorder != "little":
+        return None
+    extent = extent_of(tensors, tensors.find(name))
+    if extent is None or extent.source.path is None or not extent.is_plain or extent.nbytes != nbytes:
+        return None
+    return Stored(extent.source, extent.offset)
 
 
 def of_arrays(arrays: Mapping[str, Any]) -> list[Outgoing]:

@@ -119,6 +119,7 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     lossy: bool = False,
+    sync: bool = True,
 ) -> SaveReport:
     """Write tensors to a file, which is there whole when this returns, and not touched if it raises.
 
@@ -141,6 +142,9 @@ def save(
     lossy : bool
         Whether to save even what the format cannot keep: metadata that it has no place for, that tensors share memory,
         how quantised integers stand for floats, Burn's param ids.
+    sync : bool
+        Whether to wait until the disk has it all. If not, a crash of the process harms nothing either, but one of the
+        machine within the next half minute may leave a file at *path* that is cut or empty: the system writes later.
 
     Returns
     -------
@@ -163,7 +167,7 @@ def save(
         kept = kept_metadata(tensors, metadata)
     except FastloadError as error:
         raise located(error, shown, writer.name) from None
-    return draft(shown, writer, outgoing, kept, lossy=lossy).write(overwrite=overwrite)
+    return draft(shown, writer, outgoing, kept, lossy=lossy).write(overwrite=overwrite, sync=sync)
 
 
 class Draft(NamedTuple):
@@ -189,8 +193,8 @@ class Draft(NamedTuple):
     metadata: dict[str, Any]
     lost: tuple[str, ...]
 
-    def write(self, *, overwrite: bool = False) -> SaveReport:
-        """Write it, whole or not at all.
+    def write(self, *, overwrite: bool = False, sync: bool = True) -> SaveReport:
+        """Write it, whole or not at all; *overwrite* and *sync* as for `save`.
 
         Raises
         ------
@@ -200,7 +204,8 @@ class Draft(NamedTuple):
             There is a file, and *overwrite* is false.
         """
         try:
-            with publish(self.path, overwrite=overwrite, size=least_size(self.tensors, self.writer)) as file:
+            size = least_size(self.tensors, self.writer)
+            with publish(self.path, overwrite=overwrite, size=size, sync=sync) as file:
                 self.writer.module.write(file, self.tensors, self.metadata)
                 nbytes = file.seek(0, os.SEEK_END)
         except FastloadError as error:

@@ -257,6 +257,19 @@ class Source:
         """
         return None if self._file is None else self._file.opened()
 
+    def pages(self) -> Buffer | None:
+        """The source as pages of its file, mapped now where it is read; None for memory, and where nothing can be."""
+        if self._file is None or not CAN_MAP:
+            return None
+        if self.region is not None:
+            return self.region
+        try:
+            file = self._file.opened()
+            whole = memoryview(FileMapping(file.descriptor, file.status.st_size))
+        except (FormatError, OSError, OverflowError):
+            return None
+        return whole[self.origin : self.origin + self.size]
+
     def head(self) -> bytes:
         """The first bytes, by which the format is told; read once."""
         if self._head is None:

@@ -3,12 +3,14 @@
 import io
 import os
 import struct
+import threading
 import zipfile
+import zlib
 
 import pytest
 
 from fastload import FormatError, LimitError
-from fastload.formats.zip_writer import ZipWriter
+from fastload.formats.zip_writer import BESIDE_BYTES, ZipWriter
 
 CHUNKS = [b"abc", bytearray(b"de"), memoryview(b""), memoryview(b"fgh").cast("B")]
 
@@ -33,6 +35,26 @@ def test_every_record_is_aligned_and_checked(alignment):
     assert all(place % alignment == 0 for place in places)
     assert all(file.getvalue()[place : place + 8] == b"abcdefgh" for place in places)
     assert zipfile.ZipFile(file).testzip() is None
+
+
+@pytest.mark.parametrize("sizes", [[BESIDE_BYTES], [BESIDE_BYTES, 5], [7, BESIDE_BYTES + 1, BESIDE_BYTES - 1, 3]])
+def test_checksums_of_large_chunks_are_computed_beside_and_right(sizes):
+    chunks = [bytes([number]) * size for number, size in enumerate(sizes)]
+    file = io.BytesIO()
+    writer = ZipWriter(file)
+    threads = threading.active_count()
+
+    place = writer.add("a", chunks, sum(sizes))
+    beside = threading.active_count() - threads
+    writer.add("b", [b"small"], 5)
+    writer.close()
+
+    assert (beside, threading.active_count() - threads) == (1, 0)
+    assert file.getvalue()[place : place + sum(sizes)] == b"".join(chunks)
+    found = zipfile.ZipFile(file)
+    assert found.testzip() is None
+    (local,) = struct.unpack_from("<I", file.getvalue(), 14)
+    assert local == found.getinfo("a").CRC == zlib.crc32(b"".join(chunks))
 
 
 def test_names_are_utf8_and_times_fixed():

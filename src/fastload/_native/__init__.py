@@ -7,13 +7,14 @@ from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
 from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, KERNELS, convert
-from fastload._native.filesystem import CAN_MAP, FileMapping, filesystem_type, rename_exclusively
+from fastload._native.filesystem import CAN_MAP, FileMapping, begin_sync, filesystem_type, rename_exclusively
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.globs import Globs
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
+from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
@@ -31,6 +32,7 @@ from fastload._native.zip import (
 )
 
 __all__ = [
+    "ADVICE",
     "BURNPACK_ALIGNMENT",
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
@@ -55,11 +57,14 @@ __all__ = [
     "Vocabulary",
     "WritableRegion",
     "add_storage",
+    "advise",
     "append",
+    "begin_sync",
     "build",
     "build_state",
     "check",
     "convert",
+    "count_resident",
     "direct_view",
     "filesystem_type",
     "find_directory",

@@ -7,6 +7,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 __all__ = [
+    "ADVICE",
     "BURNPACK_ALIGNMENT",
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
@@ -31,11 +32,14 @@ __all__ = [
     "Vocabulary",
     "WritableRegion",
     "add_storage",
+    "advise",
     "append",
+    "begin_sync",
     "build",
     "build_state",
     "check",
     "convert",
+    "count_resident",
     "direct_view",
     "filesystem_type",
     "find_directory",
@@ -59,6 +63,7 @@ __all__ = [
     "writable_view",
 ]
 
+ADVICE: dict[str, int]
 BURNPACK_ALIGNMENT: int
 BURNPACK_HEADER_BYTES: int
 BURNPACK_MAX_TENSORS: int
@@ -228,6 +233,7 @@ class WritableRegion:
     def address(self) -> int: ...
 
 def add_storage(index: Index, position: int, size: int, limit: int) -> int: ...
+def advise(data: Buffer, offset: int, count: int, advice: str) -> bool: ...
 def append(
     index: Index,
     key_path: tuple[str | int, ...],
@@ -240,12 +246,14 @@ def append(
     kind: int = 0,
     swapped: bool = False,
 ) -> None: ...
+def begin_sync(descriptor: int, offset: int, count: int) -> None: ...
 def build(graph: Graph, vocabulary: Vocabulary, leaves: dict[int, Any]) -> Any: ...
 def build_state(graph: Graph, vocabulary: Vocabulary) -> Any: ...
 def check(records: Records, number: int) -> None: ...
 def convert(
     data: Buffer, source: int, result: Buffer, target: int, kernel: str | None = None, streams: bool | None = None
 ) -> None: ...
+def count_resident(data: Buffer, offset: int, count: int) -> int: ...
 def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def finish(index: Index) -> None: ...

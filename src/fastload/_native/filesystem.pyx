@@ -39,6 +39,14 @@ cdef extern from *:
     }
 
     #include <stdint.h>
+    static void begin_writing(int fd, uint64_t offset, uint64_t count) {
+    #if defined(__linux__) && defined(SYNC_FILE_RANGE_WRITE)
+        sync_file_range(fd, (off64_t)offset, (off64_t)count, SYNC_FILE_RANGE_WRITE);
+    #else
+        (void)fd; (void)offset; (void)count;
+    #endif
+    }
+
     #if defined(_WIN32)
     enum { can_map = 0 };
     static void *map_pages(int fd, size_t size, uint64_t offset, int is_private) {
@@ -64,6 +72,7 @@ cdef extern from *:
     int can_map
     unsigned long filesystem_magic(int fd) noexcept nogil
     int rename_to_free_name(const char *source, const char *target) noexcept nogil
+    void begin_writing(int fd, uint64_t offset, uint64_t count) noexcept nogil
     void *map_pages(int fd, size_t size, uint64_t offset, int is_private) noexcept nogil
     void unmap_pages(void *address, size_t size) noexcept nogil
 
@@ -99,6 +108,18 @@ def rename_exclusively(bytes source, bytes target):
             error = errno
     if error:
         raise OSError(error, strerror(error).decode("ascii", "replace"))
+
+
+def begin_sync(int descriptor, uint64_t offset, uint64_t count):
+    """Have the disk begin with *count* bytes from *offset* on that were written to a file; does not wait for it.
+
+    A hint, which nothing comes of where the system or the file system lacks it: only a sync in the end says that the
+    bytes are there, and what went wrong with them.
+    """
+    if offset > MAX_MAPPED_BYTES or count > MAX_MAPPED_BYTES - offset:
+        raise OverflowError(f"no file has {count:,} bytes at {offset:,}")
+    with nogil:
+        begin_writing(descriptor, offset, count)
 
 
 @cython.final

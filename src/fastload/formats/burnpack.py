@@ -33,7 +33,7 @@ from fastload._native import (
     read_burnpack_start,
 )
 from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing, is_unicode, list_shared
+from fastload.formats.writing import Outgoing, is_unicode, list_shared, write_tensor
 from fastload.options import Options
 from fastload.source import Source
 
@@ -171,10 +171,7 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     at = 0
     for tensor, offset in zip(tensors, offsets, strict=True):
         file.write(bytes(offset - at))
-        at = offset
-        for chunk in tensor.chunks():
-            at += chunk.nbytes
-            file.write(chunk)
+        at = offset + write_tensor(file, tensor)
         if at - offset != tensor.nbytes:
             raise FastloadError(
                 f"tensor {tensor.name!r} gave {at - offset:,} bytes where {tensor.nbytes:,} were announced:"

@@ -23,7 +23,7 @@ from fastload.errors import FormatError, UnsupportedError
 from fastload.formats.npy_header import MAGIC, USUAL_BYTES, Fetch, Header, dtype_of_name, header_bytes, read_header
 from fastload.formats.torch import saved
 from fastload.formats.torch.numpy_values import table_dtype
-from fastload.formats.writing import Outgoing
+from fastload.formats.writing import Outgoing, write_tensor
 from fastload.options import Options
 from fastload.source import Source
 
@@ -101,8 +101,7 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     """Write the one tensor to *file*; its name has no place there."""
     (tensor,) = tensors
     file.write(header_bytes(dtype_to_write(tensor), tensor.shape))
-    for chunk in tensor.chunks():
-        file.write(chunk)
+    write_tensor(file, tensor)
 
 
 # What .npz needs of the same.

@@ -21,7 +21,7 @@ from fastload import dtypes
 from fastload._native import Index, read_header, read_length
 from fastload.dtypes import CODES, DTYPES
 from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unicode, texts_of
+from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unicode, texts_of, write_tensor
 from fastload.options import Options
 from fastload.source import Source
 
@@ -128,7 +128,7 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     file.write(pack("<Q", len(header)))
     file.write(header)
     for tensor in ordered:
-        written = sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next tensor is read
+        written = write_tensor(file, tensor)
         if written != tensor.nbytes:
             raise FormatError(f"tensor {tensor.name!r} has {written:,} bytes instead of {tensor.nbytes:,}")
 

@@ -7,28 +7,33 @@ A format that can be written offers two functions::
 
 The first says what would be lost, a line each, and raises UnsupportedError naming a tensor that the format cannot hold;
 nothing is written before. The second writes the whole file, streamed: never more than one chunk in memory. The file is
-at position 0, binary, writable and seekable.
+at position 0, binary, writable and seekable. Where a format needs nothing of a tensor's bytes but that they are there,
+`write_tensor` writes them, and those that lie in a file already are copied by the system.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from fastload.dtypes import DTYPES
 from fastload.entry import TensorEntry
-from fastload.errors import UnsupportedError
+from fastload.errors import FormatError, TruncatedError, UnsupportedError
+from fastload.source import Source
 
 __all__ = [
     "CHUNK_BYTES",
+    "MIN_COPIED_BYTES",
     "MODULE_VERSIONS",
     "PARAM_IDS",
     "QUANTIZATION",
     "SHARING",
     "Outgoing",
+    "Stored",
     "Writable",
     "chunks_of",
     "dtype_matrix",
@@ -39,9 +44,11 @@ __all__ = [
     "shared_groups",
     "texts_of",
     "versions_of",
+    "write_tensor",
 ]
 
 CHUNK_BYTES = 8 << 20  # what is copied at once of an array that does not lie in one run
+MIN_COPIED_BYTES = 256 << 10  # of a tensor that the system copies; smaller ones are gathered, and written together
 
 # What formats may lack beside dtypes; `find_losses`.
 SHARING = "sharing"
@@ -52,6 +59,24 @@ MODULE_VERSIONS = "_metadata"  # what PyTorch calls the versions of modules besi
 
 # The integers of quantised dtypes, for formats that cannot say how they stand for floats.
 INTEGERS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
+
+
+class Stored(NamedTuple):
+    """Where the bytes of a tensor lie in a file, just as they are to be written.
+
+    Attributes
+    ----------
+    source : Source
+        The file.
+    offset : int
+        In bytes from the start of that file.
+    tell : callable or None
+        What is told how many bytes have been copied, each time that some have.
+    """
+
+    source: Source
+    offset: int
+    tell: Callable[[int], object] | None = None
 
 
 class Outgoing(NamedTuple):
@@ -78,6 +103,8 @@ class Outgoing(NamedTuple):
         where it cannot be said so.
     storage_chunks : callable or None
         The bytes of that whole storage.
+    stored : Stored or None
+        The file that has the bytes of `chunks`, one after the other; None where none has, or where it does not pay.
     """
 
     name: str
@@ -89,6 +116,7 @@ class Outgoing(NamedTuple):
     entry: TensorEntry | None = None
     view: tuple[int, tuple[int, ...], int] | None = None
     storage_chunks: Callable[[], Iterable[memoryview]] | None = None
+    stored: Stored | None = None
 
 
 class Writable(Protocol):
@@ -96,6 +124,37 @@ class Writable(Protocol):
 
     def check_writable(self, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
         """What would be lost, a line each."""
+
+
+def write_tensor(file: BinaryIO, tensor: Outgoing) -> int:
+    """Write the bytes of a tensor, and return how many those were; the system copies them, where it can, by itself.
+
+    Raises
+    ------
+    TruncatedError
+        The file that they lie in was cut meanwhile.
+    """
+    if tensor.stored is not None and hasattr(file, "copy_from"):  # as the files of `atomic` have
+        begin = file.tell()
+        if _is_copied(file, tensor.stored, tensor.nbytes):
+            return tensor.nbytes
+        file.seek(begin)
+    return sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next is read
+
+
+def _is_copied(file: Any, stored: Stored, count: int) -> bool:
+    """Have the system copy bytes to where *file* is; False if it did not, or not all."""
+    try:
+        found = stored.source.opened()
+    except (FormatError, OSError):
+        return False  # another file has the name now, and a mapping of the old one is as good as ever
+    if found is None:
+        return False
+    copied: int = file.copy_from(found.descriptor, stored.offset, count, stored.tell)
+    if copied < count and os.fstat(found.descriptor).st_size < stored.offset + count:
+        path = stored.source.path
+        raise TruncatedError("was cut while it was open, and a tensor's bytes are gone: open it again", path=path)
+    return copied == count
 
 
 def chunks_of(array: np.ndarray) -> Iterator[memoryview]:

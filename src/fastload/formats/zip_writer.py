@@ -1,8 +1,9 @@
 """Writing a zip archive: records that are stored, each aligned, so that readers can map them.
 
 A record's bytes begin at a multiple of the alignment; what is missing is made up in the extra field of its local
-header, under the mark with which PyTorch does the same. Checksums are computed on the way and put into the local header
-afterwards, so nothing is read twice and no record needs a data descriptor. The same records make the same bytes.
+header, under the mark with which PyTorch does the same. Checksums are computed on the way, those of large chunks while
+they are written, and put into the local header afterwards, so nothing is read twice and no record needs a data
+descriptor. The same records make the same bytes.
 
 Format: APPNOTE.TXT 6.3.10 of PKWARE (4.3 and 4.5.3).
 """
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from fastload.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from typing_extensions import Buffer
 
 __all__ = ["ZipWriter"]
@@ -38,6 +41,7 @@ UTF8_NAME = 0x0800
 STORED = 0
 TIME = 0
 DATE = 0x0021  # 1 January 1980, the first day that zip knows: the time of writing is no part of a checkpoint
+BESIDE_BYTES = 1 << 20  # of a chunk, whose checksum is worth a second thread: it takes as long as half the writing
 LARGEST16 = 0xFFFF  # these say "see the ZIP64 record" in their fields, and so are too large for them
 LARGEST32 = 0xFFFFFFFF
 
@@ -61,6 +65,7 @@ class ZipWriter:
         self._position = file.tell()
         self._names: set[bytes] = set()
         self._directory: list[bytes] = []
+        self._thread: ThreadPoolExecutor | None = None
 
     def add(self, name: str, chunks: Iterable[Buffer], size: int, crc: int | None = None) -> int:
         """Write one record.
@@ -70,7 +75,7 @@ class ZipWriter:
         name : str
             With the folders that it is in, joined by slashes.
         chunks : iterable of buffers
-            Its bytes. Of a single chunk, the checksum is known before it is written.
+            Its bytes. Of a single small chunk, the checksum is known before it is written.
         size : int
             How many they are together.
         crc : int, optional
@@ -95,7 +100,7 @@ class ZipWriter:
         extra += self._padding(origin + LOCAL_BYTES + len(encoded) + len(extra))
         pieces = iter(chunks)
         first = memoryview(next(pieces, b""))
-        is_patched = crc is None and first.nbytes != size
+        is_patched = crc is None and (first.nbytes != size or size >= BESIDE_BYTES)
         if crc is None and not is_patched:
             crc = zlib.crc32(first)
         fields = (UTF8_NAME, STORED, TIME, DATE)
@@ -137,6 +142,8 @@ class ZipWriter:
         shown = min(count, LARGEST16)
         sizes = (shown, shown, min(size, LARGEST32), min(position, LARGEST32))
         self._write(pack("<IHHHHIIH", END_SIGNATURE, 0, 0, *sizes, 0))
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def listing(self) -> bytes:
         """The directory as it is now: the name, place, size and checksum of every record so far."""
@@ -170,12 +177,24 @@ class ZipWriter:
             data = memoryview(chunk)
             if data.nbytes > size - (self._position - begin):
                 raise FormatError(f"record {name!r} has more bytes than the {size:,} that were announced")
-            if is_summed:
-                crc = zlib.crc32(data, crc)
-            self._write(data)
+            if is_summed and data.nbytes >= BESIDE_BYTES:
+                summed = self._beside().submit(zlib.crc32, data, crc)
+                self._write(data)
+                crc = summed.result()
+            else:
+                crc = zlib.crc32(data, crc) if is_summed else 0
+                self._write(data)
         if self._position - begin != size:
             raise FormatError(f"record {name!r} has {self._position - begin:,} bytes instead of {size:,}")
         return crc
+
+    def _beside(self) -> ThreadPoolExecutor:
+        """The thread that computes checksums; it ends when the archive is closed, or let go."""
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # 5 ms, and small files need none
+
+            self._thread = ThreadPoolExecutor(1, "fastload-checksums")
+        return self._thread
 
     def _write(self, *parts: Buffer) -> None:
         for part in parts:
