@@ -6,16 +6,17 @@
 Little-endian, row-major, no strides; alignment is not promised. The reference refuses headers of more than 100 MB, and
 so do we; unlike it we also refuse a name that stands twice, of which it would keep the last.
 
-What we write has the reference's order (`WRITING_ORDER`, then by name), and data that begin at a multiple of 64 bytes.
+What we write has the reference's order (`WRITING_ORDER`, then by name), and data that begin at a multiple of 64 bytes;
+what `pieces` gives for `fastload.safetensors` is the reference's to the byte.
 
 Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from struct import pack
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastload import dtypes
 from fastload._native import Index, read_header, read_length
@@ -25,11 +26,15 @@ from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unic
 from fastload.options import Options
 from fastload.source import Source
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 NAME = "safetensors"
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's cap; a larger header is hostile or broken
 METADATA = "__metadata__"
 ALIGNMENT = 64  # of the data in files that we write, in bytes: a cache line
+REFERENCE_ALIGNMENT = 8  # in those of the reference
 # The order in which the reference writes dtypes: widest first. Its readers want none.
 WRITING_ORDER = (
     "U64", "I64", "F64", "C64", "F32", "U32", "I32",
@@ -106,7 +111,7 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
         if not is_unicode(tensor.name):
             raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text")
     texts, lost = texts_of(metadata)
-    length = len(_header(_ordered(tensors), texts))
+    length = len(_header(_ordered(tensors), texts or None, ALIGNMENT))
     if length > MAX_HEADER_BYTES:
         raise UnsupportedError(
             f"the names of {len(tensors):,} tensors and the metadata need a header of {length:,} bytes, and readers of"
@@ -123,12 +128,29 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     FormatError
         A tensor gives another number of bytes than was said.
     """
+    file.writelines(pieces(tensors, texts_of(metadata)[0] or None))
+
+
+def pieces(
+    tensors: Sequence[Outgoing], texts: Mapping[str, str] | None, alignment: int = ALIGNMENT
+) -> Iterator[Buffer]:
+    """The whole file in pieces of bounded size, whose data begin at a multiple of *alignment* bytes.
+
+    Raises
+    ------
+    FormatError
+        A tensor gives another number of bytes than was said.
+    """
     ordered = _ordered(tensors)
-    header = _header(ordered, texts_of(metadata)[0])
-    file.write(pack("<Q", len(header)))
-    file.write(header)
+    header = _header(ordered, texts, alignment)
+    yield pack("<Q", len(header))
+    yield header
     for tensor in ordered:
-        written = sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next tensor is read
+        written = 0
+        for chunk in tensor.chunks():
+            written += chunk.nbytes
+            yield chunk
+            del chunk  # which would be held while the next tensor is read
         if written != tensor.nbytes:
             raise FormatError(f"tensor {tensor.name!r} has {written:,} bytes instead of {tensor.nbytes:,}")
 
@@ -147,15 +169,15 @@ def _ordered(tensors: Sequence[Outgoing]) -> list[Outgoing]:
     return sorted(tensors, key=lambda tensor: (rank[_spelling(tensor)], tensor.name))
 
 
-def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str]) -> bytes:
+def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str] | None, alignment: int) -> bytes:
     """The header of tensors in their order, with the spaces at its end that align the data."""
     import json  # only for writing: headers are read by the native core
 
-    entries: dict[str, Any] = {METADATA: dict(texts)} if texts else {}
+    entries: dict[str, Any] = {} if texts is None else {METADATA: dict(texts)}
     offset = 0
     for tensor in ordered:
         end = offset + tensor.nbytes
         entries[tensor.name] = {"dtype": _spelling(tensor), "shape": tensor.shape, "data_offsets": (offset, end)}
         offset = end
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    return header + b" " * (-(8 + len(header)) % ALIGNMENT)
+    return header + b" " * (-(8 + len(header)) % alignment)
