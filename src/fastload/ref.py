@@ -72,7 +72,7 @@ class TensorRef:
             source = Source.of_run(self.path, self.offset, self.nbytes, (self.size, self.mtime_ns))
             return source.array(self._index(source), 0)
         except FastloadError as error:
-            if self.name not in error.message:
+            if repr(self.name) not in error.message:
                 error.message = f"tensor {self.name!r}: {error.message}"
             raise located(error, self.path) from None
 
