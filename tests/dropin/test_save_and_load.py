@@ -4,6 +4,8 @@ import collections
 import ctypes
 import os
 import stat
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -352,3 +354,15 @@ def test_a_model_that_the_package_does_not_save_is_refused_with_the_same_excepti
 def test_storages_are_told_as_the_package_tells_them():
     for name in ("storage_ptr", "storage_size"):
         assert getattr(fastload.safetensors.torch, name)(W[2:]) == getattr(safetensors.torch, name)(W[2:])
+
+
+def test_numpy_needs_neither_torch_nor_the_package(tmp_path):
+    fastload.safetensors.numpy.save_file({"w": np.zeros(3)}, tmp_path / "w")
+    program = (
+        "import sys; from fastload.safetensors import safe_open; from fastload.safetensors.numpy import load_file;"
+        "safe_open(sys.argv[1], 'np').get_tensor('w'); load_file(sys.argv[1]);"
+        " print({'torch', 'safetensors'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", program, tmp_path / "w"], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "set()"
