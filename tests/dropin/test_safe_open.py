@@ -117,6 +117,13 @@ def test_tensors_of_one_opening_share_memory_as_the_packages_do_and_the_file_nev
     assert path.read_bytes() == before
 
 
+def test_tensors_that_were_read_are_not_kept_for_those_who_ask_again(path):
+    file = safe_open(path, "pt", backend="pread")
+    file.get_tensor("w").fill_(7)
+
+    assert file.get_tensor("w")[0, 0] == 0 and not file._storages
+
+
 def test_what_is_not_aligned_in_the_file_is_in_memory(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(safetensors_file({"a": ("U8", (1,), b"\1"), "w": ("F32", (2,), bytes(8))}))

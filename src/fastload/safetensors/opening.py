@@ -62,8 +62,9 @@ class safe_open:  # the name is the package's
 
     Notes
     -----
-    Tensors of torch share the memory of the file that was opened with those that it gives later, as the package has it:
-    what is written to one is seen by the next of its name. An array of NumPy is always one's own.
+    Tensors of torch share the mapping of the file that was opened with those that it gives later, as the package has
+    it: what is written to one is seen by the next of its name. An array of NumPy is always one's own, and so is what
+    was read.
     """
 
     __slots__ = ("__weakref__", "_device", "_framework", "_handing", "_storages", "_tensors")
@@ -85,8 +86,11 @@ class safe_open:  # the name is the package's
             raise SafetensorError(f"framework {framework} is invalid")
         self._framework = "numpy" if framework in NUMPY_NAMES else "torch"
         self._device = _checked_device(device, self._framework)
-        self._tensors: Tensors | None = _opened_file(filename, BACKENDS[backend])
-        self._handing = Handing(whole=True)
+        source = _source_of(filename, BACKENDS[backend])
+        with as_safetensor_error():
+            self._tensors: Tensors | None = FileTensors(source, format, Options(BACKENDS[backend]))
+        # What was read is not kept for those who ask again, as the pages of a mapping are.
+        self._handing = None if source.region is None else Handing(whole=True)
         self._storages: handover.Storages = {}
 
     def keys(self) -> list[str]:
@@ -138,7 +142,7 @@ class safe_open:  # the name is the package's
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tensors = None
-        self._handing = Handing(whole=True)
+        self._handing = None
         self._storages = {}
 
     def __reduce__(self) -> NoReturn:
@@ -266,8 +270,10 @@ def to_numpy(tensors: Tensors, row: int, handing: Handing | None = None) -> np.n
         raise converted(error) from error
 
 
-def to_torch(tensors: Tensors, row: int, handing: Handing, storages: handover.Storages) -> Any:
+def to_torch(tensors: Tensors, row: int, handing: Handing | None, storages: handover.Storages) -> Any:
     """One tensor as one of torch on the CPU, sharing memory with those of the same *handing* and *storages*.
+
+    Without a *handing* it has its memory alone.
 
     Raises
     ------
@@ -275,7 +281,10 @@ def to_torch(tensors: Tensors, row: int, handing: Handing, storages: handover.St
         torch has no such dtype.
     """
     try:
-        tensor = handover.to_torch_within(tensors, row, handing, storages)
+        if handing is None:
+            tensor = handover.to_torch(tensors, row)
+        else:
+            tensor = handover.to_torch_within(tensors, row, handing, storages)
     except FastloadError as error:
         raise converted(error) from error
     entry = tensors.entry(row)
@@ -307,14 +316,14 @@ def _spelling(entry: TensorEntry) -> str:
     return spelling
 
 
-def _opened_file(filename: str | os.PathLike[str], io: Io) -> Tensors:
+def _source_of(filename: str | os.PathLike[str], io: Io) -> Source:
     path = os.fspath(filename)
     if not isinstance(path, str):
         raise TypeError(f"filename is a str or an os.PathLike of one, not {type(path).__name__}")
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     with as_safetensor_error():
-        return FileTensors(Source.of(path, io), format, Options(io))
+        return Source.of(path, io)
 
 
 def _has_metadata(tensors: Tensors) -> bool:

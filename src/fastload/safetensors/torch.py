@@ -11,7 +11,6 @@ import torch
 from fastload.formats.writing import Outgoing
 from fastload.safetensors.opening import opened_bytes, safe_open, to_torch
 from fastload.safetensors.writing import PACKED, as_bytes, outgoing_of_arrays, to_file
-from fastload.source import Handing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,7 +27,7 @@ def load(data: Buffer) -> dict[str, torch.Tensor]:
         The bytes are no sound safetensors file.
     """
     tensors = opened_bytes(data)
-    return {name: to_torch(tensors, row, Handing(), {}) for row, name in enumerate(tensors.list_names())}
+    return {name: to_torch(tensors, row, None, {}) for row, name in enumerate(tensors.list_names())}
 
 
 def load_file(
