@@ -13,7 +13,7 @@ import inputs
 
 PACKAGES = {"fastload": "fastload.safetensors", "safetensors": "safetensors"}
 WORK = {
-    ("fastload", "np"): "views of one private mapping; get_tensor copies what is smaller than 1 MiB",
+    ("fastload", "np"): "views of private mappings; copies tensors below a page, and get_tensor those below 1 MiB",
     ("fastload", "pt"): "views of one private mapping",
     ("safetensors", "np"): "copies every tensor",
     ("safetensors", "pt"): "views of one private mapping",

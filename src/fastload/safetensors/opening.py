@@ -37,6 +37,7 @@ BACKENDS: dict[str, Io] = {"mmap": "auto", "pread": "read"}
 MAPPED_BYTES = 1 << 20  # of a tensor that is mapped by itself; smaller ones are sooner copied than mapped
 MAX_STEP = (1 << 63) - 1  # of slices, and of what else is an index
 MAX_BOUND = (1 << 64) - 1
+VIEWED_BYTES = 1 << 12  # of a tensor that is a view of a mapping which is there; a page is sooner copied
 DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 
 
@@ -252,7 +253,7 @@ def opened_bytes(data: Buffer) -> Tensors:
 def to_numpy(tensors: Tensors, row: int, handing: Handing | None = None) -> np.ndarray:
     """One tensor as an array that is aligned, may be written to, and has its memory alone.
 
-    Within one *handing* it is a part of one mapping; without, it is a copy or, where it is large, a mapping of its own.
+    A small one is a copy; a larger one a part of the mapping of its *handing*, or without that, a mapping of its own.
 
     Raises
     ------
@@ -262,7 +263,7 @@ def to_numpy(tensors: Tensors, row: int, handing: Handing | None = None) -> np.n
     try:
         entry = tensors.entry(row)
         _check_numpy(entry)
-        if handing is None and entry.nbytes < MAPPED_BYTES:
+        if entry.nbytes < (MAPPED_BYTES if handing is None else VIEWED_BYTES):
             return np.array(tensors.array(row))
         array = tensors.private_array(row, handing or Handing())
         return array if array.flags.aligned else np.array(array)
