@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Rule,
     )
     from fastload.plan.fuse import Concat, Split
+    from fastload.ref import TensorRef
     from fastload.report import LoadError, LoadProblem, LoadReport
     from fastload.saving import SaveReport, save
     from fastload.scan import PickledGlobal
@@ -78,6 +79,7 @@ __all__ = [
     "SplitReport",
     "TensorEntry",
     "TensorNotFoundError",
+    "TensorRef",
     "TruncatedError",
     "UnknownFormatError",
     "UnsupportedError",
@@ -108,6 +110,7 @@ _LATER = {
         "Rule",
     ],
     "plan.fuse": ["Concat", "Split"],
+    "ref": ["TensorRef"],
     "report": ["LoadError", "LoadProblem", "LoadReport"],
     "saving": ["SaveReport", "save"],
     "scan": ["PickledGlobal"],

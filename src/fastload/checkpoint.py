@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastload.plan.remap import Rules
     from fastload.plan.table import Table
     from fastload.planned import Explanation
+    from fastload.ref import TensorRef
     from fastload.report import LoadReport
     from fastload.scan import PickledGlobal
     from fastload.target import Strict
@@ -417,6 +418,18 @@ class Checkpoint(Mapping[str, np.ndarray]):
         from fastload import handover
 
         return handover.to_dlpack(*self._row(name))
+
+    def ref(self, name: str) -> TensorRef:
+        """A tensor as where its bytes lie in the file: small, and to be sent to other processes, which map them.
+
+        Raises
+        ------
+        UnsupportedError
+            It is no view of a file.
+        """
+        from fastload.ref import ref_of
+
+        return ref_of(*self._row(name))
 
     def load_into(
         self, target: Any, *, strict: Strict = True, staged: bool = False, assign: bool = False

@@ -21,7 +21,7 @@ from fastload.planned import PlannedTensors
 from fastload.source import Handing
 from fastload.tensors import Tensors
 
-__all__ = ["to_dlpack", "to_jax", "to_torch", "to_torch_dict", "to_torch_rows"]
+__all__ = ["Storages", "to_dlpack", "to_jax", "to_torch", "to_torch_dict", "to_torch_rows", "to_torch_within"]
 
 # What torch has no plain tensors of, as the integers or bytes that are stored.
 STORED_AS = {
@@ -39,7 +39,7 @@ STORED_AS = {
 DLPACK_KINDS = "biufc"  # of numpy's own dtypes; those of ml_dtypes are of kind "V" or "f", and of no char of numpy's
 JAX_ALIGNMENT = 64  # of the memory that XLA takes on a CPU as it is
 
-Storages = dict[int, tuple[Any, int, Any]]
+Storages = dict[int, tuple[Any, int, Any]]  # of torch, by the id of the memory that they are over
 
 
 def to_torch(tensors: Tensors, row: int) -> Any:
@@ -50,7 +50,7 @@ def to_torch(tensors: Tensors, row: int) -> Any:
     UnsupportedError
         torch has no such dtype, or the tensor's data cannot be had.
     """
-    return _torch_tensor(tensors, row, Handing(), {})
+    return to_torch_within(tensors, row, Handing(), {})
 
 
 def to_torch_dict(tensors: Tensors) -> dict[str, Any]:
@@ -62,7 +62,36 @@ def to_torch_rows(tensors: Tensors, rows: Iterable[tuple[str, int]]) -> dict[str
     """Some tensors by the names that are given, sharing memory as those of `to_torch_dict`."""
     handing = Handing(whole=True)
     storages: Storages = {}
-    return {name: _torch_tensor(tensors, row, handing, storages) for name, row in rows}
+    return {name: to_torch_within(tensors, row, handing, storages) for name, row in rows}
+
+
+def to_torch_within(tensors: Tensors, row: int, handing: Handing, storages: Storages) -> Any:
+    """One tensor as `to_torch` gives it; those of one *handing* and *storages* share memory, as in the file."""
+    import torch  # only for who asks for it
+
+    entry = tensors.entry(row)
+    dtype = getattr(torch, STORED_AS.get(entry.dtype, entry.dtype), None) if entry.dtype in CODES else None
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, a dtype that torch {torch.__version__} lacks")
+    if _is_meta(tensors, row, entry):
+        return torch.empty(entry.shape, dtype=dtype, device="meta")  # as torch has it itself: shape, and no data
+    array = tensors.private_array(row, handing)
+    shape = array.shape[:-1] if entry.dtype == "complex32" else array.shape  # of which numpy shows the halves
+    if array.size == 0:
+        return torch.empty(shape, dtype=dtype)
+    size = DTYPES[CODES[entry.dtype]].bits // 8 if entry.dtype not in STORED_AS else array.itemsize
+    steps = array.strides[: len(shape)]
+    if any(step < 0 or step % size for step in steps):
+        array = np.array(array, order="C")  # elements that do not lie a whole number of elements apart
+        steps = array.strides[: len(shape)]
+    storage, address = _storage(array, storages, torch)
+    offset = array.__array_interface__["data"][0] - address
+    if offset % size:
+        # torch counts in elements from the start of a storage: one that begins with the tensor.
+        held = _root(array)
+        storage = torch.frombuffer(memoryview(held).cast("B")[offset:], dtype=torch.uint8).untyped_storage()
+        offset = 0
+    return torch.empty(0, dtype=dtype).set_(storage, offset // size, shape, tuple(step // size for step in steps))
 
 
 def to_dlpack(tensors: Tensors, row: int) -> Any:
@@ -107,34 +136,6 @@ def to_jax(tensors: Tensors, row: int) -> Any:
 
 def _is_plain(array: np.ndarray) -> bool:
     return array.dtype.kind in DLPACK_KINDS and array.dtype.isbuiltin == 1 and array.dtype.isnative
-
-
-def _torch_tensor(tensors: Tensors, row: int, handing: Handing, storages: Storages) -> Any:
-    import torch  # only for who asks for it
-
-    entry = tensors.entry(row)
-    dtype = getattr(torch, STORED_AS.get(entry.dtype, entry.dtype), None) if entry.dtype in CODES else None
-    if not isinstance(dtype, torch.dtype):
-        raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, a dtype that torch {torch.__version__} lacks")
-    if _is_meta(tensors, row, entry):
-        return torch.empty(entry.shape, dtype=dtype, device="meta")  # as torch has it itself: shape, and no data
-    array = tensors.private_array(row, handing)
-    shape = array.shape[:-1] if entry.dtype == "complex32" else array.shape  # of which numpy shows the halves
-    if array.size == 0:
-        return torch.empty(shape, dtype=dtype)
-    size = DTYPES[CODES[entry.dtype]].bits // 8 if entry.dtype not in STORED_AS else array.itemsize
-    steps = array.strides[: len(shape)]
-    if any(step < 0 or step % size for step in steps):
-        array = np.array(array, order="C")  # elements that do not lie a whole number of elements apart
-        steps = array.strides[: len(shape)]
-    storage, address = _storage(array, storages, torch)
-    offset = array.__array_interface__["data"][0] - address
-    if offset % size:
-        # torch counts in elements from the start of a storage: one that begins with the tensor.
-        held = _root(array)
-        storage = torch.frombuffer(memoryview(held).cast("B")[offset:], dtype=torch.uint8).untyped_storage()
-        offset = 0
-    return torch.empty(0, dtype=dtype).set_(storage, offset // size, shape, tuple(step // size for step in steps))
 
 
 def _root(array: np.ndarray) -> Any:

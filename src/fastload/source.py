@@ -60,6 +60,7 @@ NETWORK_FILE_SYSTEMS = {
 }
 HEAD_BYTES = 512  # enough for the mark of every format; that of tar lies at 257
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
+MAPPED_RUN_BYTES = 64 << 10  # of a run that is mapped by itself: a process may have no more than 65,530 mappings
 ASSUMED_FREE_BYTES = 4 << 30  # of memory, where the system does not say
 MEMORY_FILE = "/proc/meminfo"
 # What the control group of the process (a container, a batch job) may use, and what it does use.
@@ -222,6 +223,45 @@ class Source:
         if not keep_open:
             file.close()
         return cls(path, size, region, file)
+
+    @classmethod
+    def of_run(cls, path: str, offset: int, count: int, stamp: tuple[int, int]) -> Source:
+        """The *count* bytes from *offset* on of a file: mapped, and no other pages, or read where they are few.
+
+        Parameters
+        ----------
+        stamp : (int, int)
+            What `stamp` of the file was.
+
+        Raises
+        ------
+        FormatError
+            The file is gone, or another one.
+        TruncatedError
+            It has no such bytes.
+        """
+        try:
+            file = OpenFile(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FormatError("is gone, or cannot be seen from here", path=path) from None
+        status = file.status
+        if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != stamp:
+            raise FormatError("was replaced or written to after it was referred to: refer to it anew", path=path)
+        if min(offset, count) < 0 or offset > stamp[0] or count > stamp[0] - offset:
+            raise TruncatedError(f"has no {count:,} bytes at byte {offset:,}", path=path)
+        if not count:
+            return cls(path, 0, Region(b""), file, origin=offset)
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        mapped = _map(file, "auto", offset - before, before + count) if count >= MAPPED_RUN_BYTES else None
+        if mapped is None:
+            return cls(path, count, None, file, origin=offset)
+        file.close()
+        return cls(path, count, Region(memoryview(mapped)[before:]), file, origin=offset)
+
+    def stamp(self) -> tuple[int, int] | None:
+        """(size, time of the last change in ns) of the file when it was opened; None for a buffer."""
+        status = None if self._watched is None else self._watched.status
+        return None if status is None else (status.st_size, status.st_mtime_ns)
 
     def part(self, offset: int, size: int) -> Source:
         """The *size* bytes from *offset* on as a Source of their own: a file that lies within a file."""
@@ -457,17 +497,17 @@ def _text(path: str) -> str:
         return ""
 
 
-def _map(file: OpenFile, io: Io) -> Region | None:
-    """A mapping of an open file; None where `io="auto"` finds that it is better read."""
+def _map(file: OpenFile, io: Io, offset: int = 0, count: int | None = None) -> Region | None:
+    """A mapping of an open file, or of a run of it; None where `io="auto"` finds that it is better read."""
     if io == "auto" and filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
         return None
-    size = file.status.st_size
+    size = file.status.st_size if count is None else count
     try:
         if CAN_MAP:
-            return Region(FileMapping(file.descriptor, size))
+            return Region(FileMapping(file.descriptor, size, offset))
         # Python 3.11 and 3.12 keep a duplicate of the descriptor with each mapping; 3.13 need not.
         options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        return Region(mmap.mmap(file.descriptor, size, access=mmap.ACCESS_READ, **options))
+        return Region(mmap.mmap(file.descriptor, size, access=mmap.ACCESS_READ, offset=offset, **options))
     except (OSError, OverflowError, ValueError) as error:
         if io == "auto":
             return None  # a file system without mappings, or an address space that is full

@@ -6,7 +6,8 @@
 Little-endian, row-major, no strides; alignment is not promised. The reference refuses headers of more than 100 MB, and
 so do we; unlike it we also refuse a name that stands twice, of which it would keep the last.
 
-What we write has the reference's order (`WRITING_ORDER`, then by name), and data that begin at a multiple of 64 bytes.
+What we write has the reference's order (`WRITING_ORDER`, then by name), and data that begin at a multiple of 64 bytes;
+what `pieces` gives for `fastload.safetensors` is the reference's to the byte.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -30,6 +31,7 @@ NAME = "safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's cap; a larger header is hostile or broken
 METADATA = "__metadata__"
 ALIGNMENT = 64  # of the data in files that we write, in bytes: a cache line
+REFERENCE_ALIGNMENT = 8  # in those of the reference
 # The order in which the reference writes dtypes: widest first. Its readers want none.
 WRITING_ORDER = (
     "U64", "I64", "F64", "C64", "F32", "U32", "I32",
@@ -106,7 +108,7 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
         if not is_unicode(tensor.name):
             raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text")
     texts, lost = texts_of(metadata)
-    length = len(_header(_ordered(tensors), texts))
+    length = len(_header(_ordered(tensors), texts or None, ALIGNMENT))
     if length > MAX_HEADER_BYTES:
         raise UnsupportedError(
             f"the names of {len(tensors):,} tensors and the metadata need a header of {length:,} bytes, and readers of"
@@ -123,8 +125,19 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     FormatError
         A tensor gives another number of bytes than was said.
     """
+    write_aligned(file, tensors, texts_of(metadata)[0] or None, ALIGNMENT)
+
+
+def write_aligned(file: BinaryIO, tensors: Sequence[Outgoing], texts: Mapping[str, str] | None, alignment: int) -> None:
+    """Write the whole file, whose data begin at a multiple of *alignment* bytes.
+
+    Raises
+    ------
+    FormatError
+        A tensor gives another number of bytes than was said.
+    """
     ordered = _ordered(tensors)
-    header = _header(ordered, texts_of(metadata)[0])
+    header = _header(ordered, texts, alignment)
     file.write(pack("<Q", len(header)))
     file.write(header)
     for tensor in ordered:
@@ -147,15 +160,15 @@ def _ordered(tensors: Sequence[Outgoing]) -> list[Outgoing]:
     return sorted(tensors, key=lambda tensor: (rank[_spelling(tensor)], tensor.name))
 
 
-def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str]) -> bytes:
+def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str] | None, alignment: int) -> bytes:
     """The header of tensors in their order, with the spaces at its end that align the data."""
     import json  # only for writing: headers are read by the native core
 
-    entries: dict[str, Any] = {METADATA: dict(texts)} if texts else {}
+    entries: dict[str, Any] = {} if texts is None else {METADATA: dict(texts)}
     offset = 0
     for tensor in ordered:
         end = offset + tensor.nbytes
         entries[tensor.name] = {"dtype": _spelling(tensor), "shape": tensor.shape, "data_offsets": (offset, end)}
         offset = end
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    return header + b" " * (-(8 + len(header)) % ALIGNMENT)
+    return header + b" " * (-(8 + len(header)) % alignment)
