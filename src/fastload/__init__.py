@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Rule,
     )
     from fastload.plan.fuse import Concat, Split
+    from fastload.plan.module_types import HALF_PRECISION, Modules
     from fastload.report import LoadError, LoadProblem, LoadReport
     from fastload.saving import SaveReport, save
     from fastload.scan import PickledGlobal
@@ -53,6 +54,7 @@ __all__ = [
     "CHANNELS_FIRST_TO_LAST",
     "CHANNELS_LAST_TO_FIRST",
     "FLAX_TO_PYTORCH",
+    "HALF_PRECISION",
     "KERAS_TO_PYTORCH",
     "MMDNN_TO_PYTORCH",
     "PYTORCH_TO_BURN",
@@ -68,6 +70,7 @@ __all__ = [
     "LoadProblem",
     "LoadReport",
     "ModuleNode",
+    "Modules",
     "PickledGlobal",
     "PlanError",
     "Record",
@@ -108,6 +111,7 @@ _LATER = {
         "Rule",
     ],
     "plan.fuse": ["Concat", "Split"],
+    "plan.module_types": ["HALF_PRECISION", "Modules"],
     "report": ["LoadError", "LoadProblem", "LoadReport"],
     "saving": ["SaveReport", "save"],
     "scan": ["PickledGlobal"],
