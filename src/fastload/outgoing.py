@@ -98,7 +98,7 @@ def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
         opened.check(row)
         chunks = _planned_chunks(opened, row)
     elif entry.storage is None:
-        checkpoint[entry.name]  # whether it can be had is better known now
+        opened.check(opened.find(entry.name))  # whether it can be had is better known now
     nbytes = _packed_bytes(entry.dtype, entry.shape)
     return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry)
 

@@ -205,7 +205,7 @@ class PlannedTensors:
             self.array(row)
         for known in rows_of(making):
             if self._base.entry(known).storage is None:
-                self._base.array(known)
+                self._base.check(known)
 
     def cast_from(self, row: int) -> tuple[Any, ...] | None:
         """Where in the file the tensor lies of which one is a cast: equal for two that were one before."""

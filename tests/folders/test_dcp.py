@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as torch_dcp
 import fastload
 from builders import tensor, torch_file
 from dcp_folders import blob, halves, info, key, made, metadata, one, stored, write
+from fastload.folders import dcp
 from fastload.source import Source
 
 # What torch writes.
@@ -210,6 +211,35 @@ def test_a_tensor_in_two_files_is_put_together_once_while_it_lives(tmp_path):
     first, second = checkpoint["w"], checkpoint["w"]
 
     assert np.shares_memory(first, second)
+
+
+POURINGS = {
+    "saving": lambda checkpoint, path: fastload.save(checkpoint, path / "m.safetensors"),
+    "saving what is planned": lambda checkpoint, path: fastload.save(checkpoint.rename({"w": "v"}), path / "m.pt"),
+    "loading": lambda checkpoint, path: checkpoint.load_into({"w": np.zeros(4, "f4")}),
+    "loading what is planned": lambda checkpoint, path: checkpoint.remap([]).load_into({"w": np.zeros(4, "f4")}),
+}
+
+
+@pytest.mark.parametrize("pour", POURINGS.values(), ids=POURINGS)
+def test_chunks_are_put_together_once_by(pour, tmp_path, monkeypatch):
+    checkpoint = fastload.open(halves(tmp_path / "saved"))
+    assemble, made = dcp._Folder._assemble, []
+    monkeypatch.setattr(dcp._Folder, "_assemble", lambda *given: made.append(given) or assemble(*given))
+
+    pour(checkpoint, tmp_path)
+
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("pour", POURINGS.values(), ids=POURINGS)
+def test_a_damaged_chunk_is_found_before_anything_is_written_by(pour, tmp_path):
+    checkpoint = fastload.open(halves(tmp_path / "saved", blobs=[blob([0.0, 1.0]), b"no tensor"]))
+
+    with pytest.raises(fastload.FastloadError, match=r"tensor 'w'|w: expected its data"):
+        pour(checkpoint, tmp_path)
+
+    assert list(tmp_path.iterdir()) == [tmp_path / "saved"]
 
 
 def test_a_tensor_in_two_files_is_refused_where_copies_are(tmp_path):

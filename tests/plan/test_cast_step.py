@@ -103,6 +103,7 @@ def test_bad_rules_are_refused_when_they_are_stated(arguments, message):
         checkpoint_of(ARRAYS).cast(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch: what is deprecated, what is experimental
 def test_what_is_of_another_kind_stays_as_it_is():
     tensors = {
         "complex": torch.ones(2, dtype=torch.complex128),
