@@ -1,4 +1,4 @@
-"""From files to files: `convert`, `merge` and `split`. Nothing but a few megabytes is in memory at a time.
+"""From files to files: `convert`, `merge` and `split`. A few megabytes are in memory at a time, or one tensor.
 
 Each is a draft first, of which all that can be known before a byte is written has been checked; then it is written.
 """
@@ -62,7 +62,8 @@ def convert(
 ) -> SaveReport:
     """Write a checkpoint as a file of any format, with the steps of a plan on the way.
 
-    It is streamed: no more than a few megabytes are in memory, also of tensors that are cast.
+    It is streamed: no more than a few megabytes are in memory, also of tensors that are cast. Only a tensor that is
+    compressed in the file, or put together of pieces, is made as a whole, one at a time.
 
     Parameters
     ----------
