@@ -95,7 +95,7 @@ def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
     opened = tensors_of(checkpoint)
     if isinstance(opened, PlannedTensors):
         row = opened.find(entry.name)
-        opened.check(row)
+        opened.check(row, inflating=False)  # what cannot be inflated is found while it is written, to no harm
         chunks = _planned_chunks(opened, row)
     elif entry.storage is None:
         opened.check(opened.find(entry.name))  # whether it can be had is better known now

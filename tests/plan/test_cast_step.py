@@ -90,6 +90,7 @@ BAD = {
     "an integer by its name": ({"rules": {"count": "float32"}}, "'count' is int64.*say integers=True"),
     "integers to integers unasked": ({"rules": {"count": "int32"}}, "'count' is int64.*say integers=True"),
     "a dtype of integers for all": ({"rules": {"c*": "int32"}}, "'count' is int64.*say integers=True"),
+    "a pattern that is none": ({"rules": {3: "float16"}}, "a pattern is a text"),
     "types that are none": ({"rules": "float16", "types": 3}, "types are a mapping"),
     "to complex": ({"rules": {"a.w": "complex64"}}, "cannot become complex64"),
     "to a packed dtype": ({"rules": {"a.w": "quint4x2"}}, "cannot become quint4x2"),

@@ -11,7 +11,7 @@ from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
 from fastload.plan.making import Cast, Making, Rows
-from fastload.plan.match import Pattern, matcher
+from fastload.plan.match import Pattern, matcher, patterns_of
 from fastload.plan.module_types import Modules, ModuleTypes, Types, is_of, undecided
 from fastload.plan.table import Table, described
 
@@ -101,6 +101,7 @@ def _compiled(rules: Sequence[tuple[Pattern | Modules, str]], names: set[str]) -
         if isinstance(pattern, Modules):
             compiled.append(_Rule(pattern, dtype, partial(is_of, types=pattern.types)))
         else:
+            (pattern,) = patterns_of([pattern])
             compiled.append(_Rule(pattern, dtype, matcher(pattern, names)))
     return compiled
 
