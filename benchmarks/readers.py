@@ -179,7 +179,7 @@ def unpickle(path: Path) -> Any:
 def with_class(path: Path) -> Path:
     """Let this process import the class of the whole module."""
     sys.path.insert(0, str(inputs.ONLY_FOR_TORCH))
-    import whole_model  # noqa: F401
+    import whole_model  # noqa: F401 - so that unpickling finds it
 
     return path
 

@@ -292,8 +292,50 @@ def test_shards_that_are_there_need_overwrite_and_are_removed_by_it(tmp_path):
         "model-00001-of-00001.safetensors",
         "model.safetensors.index.json",
     ]
-    with pytest.raises(SaveError, match="the very files that are to be split"):
+    with pytest.raises(SaveError, match=r"holds 'model-00001-of-00001\.safetensors', which is to be split"):
         fastload.split(tmp_path, tmp_path, overwrite=True)
+
+
+def test_a_checkpoint_is_split_anew_where_it_lies(tmp_path):
+    arrays = {name: np.full(4, place) for place, name in enumerate("abc")}
+    fastload.save(arrays, tmp_path / "m.safetensors")
+    fastload.split(tmp_path / "m.safetensors", tmp_path / "s", max_shard_bytes=32)
+    checkpoint = fastload.open(tmp_path / "s")
+    before = checkpoint["a"]
+
+    fastload.split(checkpoint, tmp_path / "s", max_shard_bytes=64, overwrite=True)
+
+    assert sorted(os.listdir(tmp_path / "s")) == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert {name: array.tolist() for name, array in fastload.open(tmp_path / "s").items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
+    assert before.tolist() == [0] * 4  # of a file that is gone
+
+
+def test_splitting_anew_keeps_the_old_shards_until_the_index_is_replaced(tmp_path, monkeypatch):
+    fastload.save({name: np.ones(4) for name in "abc"}, tmp_path / "m.safetensors")
+    fastload.split(tmp_path / "m.safetensors", tmp_path / "s", max_shard_bytes=32)
+    replace = os.replace
+
+    def replace_shards_alone(source, target):
+        if target.endswith(".json"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_shards_alone)
+    with pytest.raises(KeyboardInterrupt):
+        fastload.split(tmp_path / "s", tmp_path / "s", max_shard_bytes=64, overwrite=True)
+    monkeypatch.undo()
+
+    checkpoint = fastload.open(tmp_path / "s")
+    assert all("-of-00003" in checkpoint.entry(name).file for name in checkpoint)
+    assert all(array.tolist() == [1] * 4 for array in checkpoint.values())
+    fastload.split(tmp_path / "s", tmp_path / "s", max_shard_bytes=96, overwrite=True)
+    assert len(os.listdir(tmp_path / "s")) == 2
 
 
 def fail_later(done, total):

@@ -10,11 +10,10 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import fastload
 from builders import SMALLEST, WRAPPED, safetensors_file, smallest_file, storage, tensor, torch_file
-
-torch = pytest.importorskip("torch")
 
 FLOATS8 = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8, "F16": 2, "BF16": 2,

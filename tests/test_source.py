@@ -391,3 +391,12 @@ def test_a_file_that_is_replaced_after_opening_is_still_the_old_one(tmp_path):
     os.replace(tmp_path / "other", path)
 
     assert checkpoint["w"].tolist() == [1, 2]
+
+
+def test_a_file_that_is_open_at_the_end_of_the_interpreter_is_closed_without_a_word(tmp_path):
+    (tmp_path / "model").write_bytes(smallest_file("pytorch-zip"))
+    code = "import os, sys, fastload; os.held = fastload.open(sys.argv[1], io='read')"  # `os` is emptied among the last
+
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model"], capture_output=True, check=True)
+
+    assert done.stderr == b""

@@ -234,6 +234,23 @@ def test_staged_loading_writes_nothing_when_reading_fails(kind):
     assert not any(array.any() for array in flat(target).values())
 
 
+@pytest.mark.parametrize("planned", [False, True])
+def test_what_cannot_be_inflated_is_found_before_the_first_write(planned):
+    file = io.BytesIO()
+    arrays = {name: np.arange(500, dtype="f4") for name in ("first", "second")}
+    np.savez_compressed(file, **arrays)
+    raw = bytearray(file.getvalue())
+    middle = raw.index(b"second.npy") + 500
+    raw[middle : middle + 20] = b"\xff" * 20
+    checkpoint = fastload.open(bytes(raw))
+    target = zeros_like(arrays)
+
+    with pytest.raises(LoadError, match="second: expected its data"):
+        (checkpoint.remap([]) if planned else checkpoint).load_into(target)
+
+    assert not target["first"].any()
+
+
 def test_copies_are_made_once_before_the_first_write():
     checkpoint = checkpoint_of(ARRAYS, allow_copy=False).cast({"extra": "float16"})
     target = {"fc.bias": np.zeros(2, "float32"), "extra": np.zeros(1, "float16")}

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Rule,
     )
     from fastload.plan.fuse import Concat, Split
+    from fastload.plan.module_types import HALF_PRECISION, Modules
     from fastload.ref import TensorRef
     from fastload.report import LoadError, LoadProblem, LoadReport
     from fastload.saving import SaveReport, save
@@ -54,6 +55,7 @@ __all__ = [
     "CHANNELS_FIRST_TO_LAST",
     "CHANNELS_LAST_TO_FIRST",
     "FLAX_TO_PYTORCH",
+    "HALF_PRECISION",
     "KERAS_TO_PYTORCH",
     "MMDNN_TO_PYTORCH",
     "PYTORCH_TO_BURN",
@@ -69,6 +71,7 @@ __all__ = [
     "LoadProblem",
     "LoadReport",
     "ModuleNode",
+    "Modules",
     "PickledGlobal",
     "PlanError",
     "Record",
@@ -110,6 +113,7 @@ _LATER = {
         "Rule",
     ],
     "plan.fuse": ["Concat", "Split"],
+    "plan.module_types": ["HALF_PRECISION", "Modules"],
     "ref": ["TensorRef"],
     "report": ["LoadError", "LoadProblem", "LoadReport"],
     "saving": ["SaveReport", "save"],

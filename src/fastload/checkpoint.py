@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from fastload.formats.torch.modules import ModuleNode
     from fastload.plan import fuse
-    from fastload.plan.adapt import Adapter, Types
+    from fastload.plan.adapt import Adapter
     from fastload.plan.cast import CastRules
     from fastload.plan.match import Patterns
+    from fastload.plan.module_types import Types
     from fastload.plan.remap import Rules
     from fastload.plan.table import Table
     from fastload.planned import Explanation
@@ -38,7 +39,7 @@ __all__ = ["Checkpoint", "open"]
 
 PLAN_KEYWORDS = {
     "subtree", "include", "exclude", "where", "drop_segments", "rename", "remap", "contiguous", "split", "concat",
-    "adapt", "cast",
+    "adapt", "cast", "types",
 }  # fmt: skip
 DEFAULTS = Options()
 
@@ -345,43 +346,49 @@ class Checkpoint(Mapping[str, np.ndarray]):
         *,
         integers: bool = False,
         strict: bool = False,
+        types: Types | None = None,
     ) -> Checkpoint:
         """The same tensors in another dtype: all floats, or by patterns to dtypes, of which the first counts.
+
+        Floats become floats, and complex numbers complex ones. Everything else stays as it is; naming such a tensor in
+        full is an error. With *integers*, integers and bools are cast too. A pattern may be of types of modules, such
+        as `HALF_PRECISION`, the modules that bear float16: ``cast({HALF_PRECISION: "float16"})``; *types* tells these
+        as for `adapt`.
 
         Raises
         ------
         PlanError
-            A dtype is unknown, or one to which a tensor cannot be cast.
+            A dtype is unknown, or one to which a tensor cannot be cast; or the type of a module is needed, and not
+            known.
         """
         from fastload.plan import cast
 
         fixed = rules if isinstance(rules, str) else dict(rules)
         return self._after(
             "cast",
-            lambda table, rows: cast.cast(table, rows, fixed, where=where, integers=integers, strict=strict),
+            lambda table, rows: cast.cast(
+                table, rows, fixed, where=where, integers=integers, strict=strict, types=types, known=_types_in(rows)
+            ),
         )
 
     def adapt(self, adapters: Adapter | Iterable[Adapter], types: Types | None = None) -> Checkpoint:
         """The same tensors as another framework names them and lays them out; permuted axes are views.
 
         *types* maps patterns of dotted module paths to class names, such as ``{"fc*": "Linear"}``, or is a function of
-        a path; modules that it leaves open are looked up in the file's own module tree, where it has one.
+        a path, or the model of torch that is to be filled; modules that it leaves open are looked up in the file's own
+        module tree, where it has one.
 
         Raises
         ------
         PlanError
             A rule may apply and the type of its module is not known: the tensors are named. Or names would collide.
         """
-        from fastload.formats.torch import modules
         from fastload.plan import adapt
         from fastload.plan.adapt import Adapter
 
         fixed = (adapters,) if isinstance(adapters, Adapter) else tuple(adapters)
         return self._after(
-            "adapt",
-            lambda table, rows: adapt.adapt(
-                table, rows, fixed, types=types, known=lambda: modules.types_by_path(rows.objects)
-            ),
+            "adapt", lambda table, rows: adapt.adapt(table, rows, fixed, types=types, known=_types_in(rows))
         )
 
     def explain(self) -> list[Explanation]:
@@ -542,7 +549,7 @@ def open(
     **plan
         Steps of a plan by keyword, in this order whatever that of the keywords: ``subtree``, ``include``, ``exclude``,
         ``where``, ``drop_segments``, ``rename``, ``remap``, ``contiguous``, ``split``, ``concat``, ``adapt``, ``cast``;
-        each is what the method of `Checkpoint` takes first.
+        each is what the method of `Checkpoint` takes first. ``types`` is what `adapt` and `cast` take by that name.
 
     Raises
     ------
@@ -608,5 +615,12 @@ def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:
             checkpoint = getattr(checkpoint, keyword)(*rules_of(given[keyword]))
     for keyword in ("adapt", "cast"):
         if keyword in given:
-            checkpoint = getattr(checkpoint, keyword)(given[keyword])
+            checkpoint = getattr(checkpoint, keyword)(given[keyword], types=given.get("types"))
     return checkpoint
+
+
+def _types_in(tensors: Tensors) -> Callable[[], Mapping[str, str]]:
+    """A function that gives the types of the modules in a file's own tree, by their dotted paths."""
+    from fastload.formats.torch import modules
+
+    return lambda: modules.types_by_path(tensors.objects)

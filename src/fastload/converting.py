@@ -1,4 +1,4 @@
-"""From files to files: `convert`, `merge` and `split`. Nothing but a few megabytes is in memory at a time.
+"""From files to files: `convert`, `merge` and `split`. A few megabytes are in memory at a time, or one tensor.
 
 Each is a draft first, of which all that can be known before a byte is written has been checked; then it is written.
 """
@@ -63,7 +63,8 @@ def convert(
 ) -> SaveReport:
     """Write a checkpoint as a file of any format, with the steps of a plan on the way.
 
-    It is streamed: no more than a few megabytes are in memory, also of tensors that are cast.
+    It is streamed: no more than a few megabytes are in memory, also of tensors that are cast. Only a tensor that is
+    compressed in the file, or put together of pieces, is made as a whole, one at a time.
 
     Parameters
     ----------
@@ -189,8 +190,8 @@ def split(
         What the tensors of one file come to at most. One tensor that is larger has a file to itself; tensors that
         share memory stay together, though as copies.
     overwrite : bool
-        Whether shards and an index that are there may be replaced, once the new ones are on the disk. Files of other
-        names are left alone.
+        Whether shards and an index that are there may be replaced, once the new ones are on the disk; they may be those
+        of *src* if none keeps its name, as with another number of shards. Files of other names are left alone.
     metadata, lossy, sync, progress
         As for `convert`.
     **plan
@@ -205,7 +206,8 @@ def split(
     FileExistsError
         The folder holds shards or an index of these names, and *overwrite* is false.
     SaveError
-        Something would be lost, and *lossy* is false; *src* itself would be overwritten; or writing failed.
+        Something would be lost, and *lossy* is false; shards of *src* would be replaced by others of their names; or
+        writing failed.
     """
     made = draft_split(src, folder, max_shard_bytes=max_shard_bytes, metadata=metadata, lossy=lossy, **plan)
     return made.write(overwrite=overwrite, sync=sync, progress=progress)
@@ -308,15 +310,20 @@ class SplitDraft(NamedTuple):
                 if error.path is not None and os.path.dirname(error.path) == staged:
                     error.path = os.path.join(self.path, os.path.basename(error.path))
                 raise located(error, self.path) from None
-            # All is on the disk: only now does what was there go, the index first, so that no moment has one that lies.
+            # All is on the disk: only now does what was there go. Where shards of the same name are replaced, the index
+            # goes first, so that no moment has one that lies; else the old ones are whole until it is replaced.
             self.check_folder(overwrite=overwrite)
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.path, INDEX))
+            old = set(_list_of_our_names(self.path)) - {INDEX}
+            if old & self.shards.keys():
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, INDEX))
             for name in self.shards:
                 os.replace(os.path.join(staged, name), os.path.join(self.path, name))
-            for name in set(_list_of_our_names(self.path)) - self.shards.keys():
-                os.unlink(os.path.join(self.path, name))
             os.replace(os.path.join(staged, INDEX), os.path.join(self.path, INDEX))
+            if sync:
+                sync_folder(self.path, self.path)
+            for name in old - self.shards.keys():
+                os.unlink(os.path.join(self.path, name))
         if sync:
             sync_folder(self.path, self.path)
         return SplitReport(self.path, (*self.shards, INDEX), len(tensors), nbytes + len(index), self.lost)
@@ -329,7 +336,7 @@ class SplitDraft(NamedTuple):
         FileExistsError
             There are others, and *overwrite* is false.
         SaveError
-            Among those that would be overwritten is what is to be split.
+            Shards of what is to be split would be replaced by others of the same name, which cannot be done at once.
         """
         found = _list_of_our_names(self.path)
         if not found:
@@ -337,10 +344,15 @@ class SplitDraft(NamedTuple):
         if not overwrite:
             message = f"holds {_listed(found)} already: give overwrite=True to replace them all, or another folder"
             raise FileExistsError(errno.EEXIST, message, self.path)
-        if self.source is not None:
+        same = self.shards.keys() & found
+        if self.source is not None and same:
             own = [self.path, *(os.path.join(self.path, name) for name in found)]
             if os.path.realpath(self.source) in map(os.path.realpath, own):
-                raise SaveError("holds the very files that are to be split: give another folder", path=self.path)
+                raise SaveError(
+                    f"holds {min(same)!r}, which is to be split, and would get another in its place: a crash amid that"
+                    " would leave neither; give another folder, or another max_shard_bytes",
+                    path=self.path,
+                )
 
     def _index(self) -> bytes:
         import json

@@ -97,10 +97,10 @@ def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
     opened = tensors_of(checkpoint)
     if isinstance(opened, PlannedTensors):
         row = opened.find(entry.name)
-        opened.check(row)
+        opened.check(row, inflating=False)  # what cannot be inflated is found while it is written, to no harm
         chunks = _planned_chunks(opened, row)
     elif entry.storage is None:
-        checkpoint[entry.name]  # whether it can be had is better known now
+        opened.check(opened.find(entry.name))  # whether it can be had is better known now
     nbytes = _packed_bytes(entry.dtype, entry.shape)
     stored = _stored(opened, entry.name, nbytes) if nbytes >= MIN_COPIED_BYTES else None
     return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry, stored=stored)

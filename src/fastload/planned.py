@@ -197,8 +197,10 @@ class PlannedTensors:
         making = self.table.makings[row]
         return None if isinstance(making, int) or not self._copies else chunks_of(making, self._base, chunk_bytes)
 
-    def check(self, row: int) -> None:
+    def check(self, row: int, *, inflating: bool = True) -> None:
         """See that a tensor can be made; without making it, where that would be a copy that cannot fail.
+
+        Whether data can be inflated is seen by doing so, if *inflating*.
 
         Raises
         ------
@@ -211,8 +213,9 @@ class PlannedTensors:
         if not self._copies or is_cast_to_integers(making):
             self.array(row)
         for known in rows_of(making):
-            if self._base.entry(known).storage is None:
-                self._base.array(known)
+            entry = self._base.entry(known)
+            if entry.storage is None or (inflating and not entry.zero_copy):
+                self._base.check(known)
 
     def cast_from(self, row: int) -> tuple[Any, ...] | None:
         """Where in the file the tensor lies of which one is a cast: equal for two that were one before."""

@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -84,11 +85,11 @@ class OpenFile:
         self.status = os.fstat(self.descriptor)
         self.identity = _identity(self.status)
 
-    def close(self) -> None:
+    def close(self, _close: Callable[[int], None] = os.close) -> None:
         """Let go of the descriptor; the file is then opened anew for each read."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            _close(descriptor)  # kept: at the interpreter's end `os` may be emptied before the last file goes
 
     __del__ = close
 

@@ -124,10 +124,8 @@ def _check(tensors: Tensors, rows: list[tuple[Slot, int]], report: LoadReport, s
             try:
                 if staged:
                     arrays[row] = np.array(tensors.array(row))
-                elif isinstance(tensors, PlannedTensors):
-                    tensors.check(row)
                 else:
-                    tensors.array(row)
+                    tensors.check(row)
             except (FastloadError, OSError) as error:
                 report.errors.append(LoadProblem(slot.name, "its data", str(error)))
     return arrays

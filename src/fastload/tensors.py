@@ -57,6 +57,15 @@ class Tensors(Protocol):
     def array(self, row: int) -> np.ndarray:
         """The array of one tensor, made anew."""
 
+    def check(self, row: int) -> None:
+        """See that the array of one tensor can be made, putting nothing together that only would be a copy.
+
+        Raises
+        ------
+        FastloadError
+            It cannot.
+        """
+
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
 
@@ -167,6 +176,10 @@ class FileTensors:
             return self._resolved(array, row)
         except FastloadError as error:
             raise self._naming(error, row) from None
+
+    def check(self, row: int) -> None:
+        """See that the array of one tensor can be made: only inflating tells, so it is."""
+        self.array(row)
 
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
@@ -323,6 +336,11 @@ class JoinedTensors:
         """The array of one tensor, made anew."""
         part, own = self._where[row]
         return part.array(own)
+
+    def check(self, row: int) -> None:
+        """See that the array of one tensor can be made."""
+        part, own = self._where[row]
+        part.check(own)
 
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""

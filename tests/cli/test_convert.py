@@ -44,12 +44,32 @@ def test_it_says_what_it_wrote(source, tmp_path, capsys):
         (["--remap", "^model.=", "--remap", r"(fc)\.=\1"], ["fc3.weight", "fc5.bias", "head.weight"]),
         (["--contiguous"], ["model.fc.0.weight", "model.fc.1.bias", "head.weight"]),
         (["--remap", "(?=weight)=own_"], ["model.fc.3.own_weight", "model.fc.5.bias", "head.own_weight"]),
+        (["--rename", "head.weight=h", "--rename", "model.fc.5.bias=b"], ["model.fc.3.weight", "b", "h"]),
+        (["--drop-segments", "model,3", "--drop-segments", "head"], ["fc.weight", "fc.5.bias", "weight"]),
+        (
+            ["--split", r"(fc)\.3=\1.q,\1.k"],
+            ["model.fc.q.weight", "model.fc.k.weight", "model.fc.5.bias", "head.weight"],
+        ),
     ],
 )
 def test_flags_are_the_keywords_of_open(source, tmp_path, flags, names):
     assert main(["convert", source, f"{tmp_path}/m.pt", *flags]) == 0
 
     assert sorted(fastload.open(tmp_path / "m.pt")) == sorted(names)
+
+
+def test_fused_tensors_are_taken_apart_and_put_together(source, tmp_path):
+    apart = ["--include", "model.*", "--split", r"fc\.3=q,k,v@1:1,0,2", "--split", r"fc\.5=l,m,n@-1"]
+
+    assert main(["convert", source, f"{tmp_path}/apart.pt", *apart]) == 0
+    assert (
+        main(["convert", f"{tmp_path}/apart.pt", f"{tmp_path}/m.pt", "--concat", r"\.l\.bias,\.[n]\.bias=.x@-1"]) == 0
+    )
+
+    shapes = {entry.name: entry.shape for entry in fastload.open(tmp_path / "apart.pt").entries()}
+    parts = dict.fromkeys(["model.l.bias", "model.m.bias", "model.n.bias"], (1,))
+    assert shapes == {"model.q.weight": (2, 1), "model.k.weight": (2, 0), "model.v.weight": (2, 2)} | parts
+    assert fastload.open(tmp_path / "m.pt")["model.x"].tolist() == [1, 1]
 
 
 def test_casts_are_of_all_or_by_pattern(source, tmp_path):
@@ -69,9 +89,41 @@ def test_adapters_go_by_name(tmp_path):
     assert fastload.open(tmp_path / "m.safetensors")["0.weight"].shape == (3, 2)
 
 
+def test_types_are_told_for_adapters_and_casts(source, tmp_path):
+    flags = [
+        "--types",
+        "*.3=Linear",
+        "--types",
+        "*=",
+        "--adapt",
+        "pytorch-to-burn",
+        "--cast",
+        "@half-precision=float16",
+    ]
+
+    assert main(["convert", source, f"{tmp_path}/m.pt", *flags]) == 0
+
+    found = {entry.name: (entry.dtype, entry.shape) for entry in fastload.open(tmp_path / "m.pt").entries()}
+    assert found == {
+        "model.fc.3.weight": ("float16", (3, 2)),
+        "model.fc.5.bias": ("float32", (3,)),
+        "head.weight": ("float32", (2,)),
+    }
+
+
 @pytest.mark.parametrize(
     "flags",
-    [["--remap", "no sign"], ["--remap", "=x"], ["--cast", "w="], ["--adapt", "nothing"], ["--format", "hdf5"]],
+    [
+        ["--remap", "no sign"],
+        ["--remap", "=x"],
+        ["--rename", "x"],
+        ["--types", "Linear"],
+        ["--split", "q"],
+        ["--concat", "a,b=c@0:1,2"],
+        ["--cast", "w="],
+        ["--adapt", "nothing"],
+        ["--format", "hdf5"],
+    ],
     ids=" ".join,
 )
 def test_wrong_flags_are_wrong_usage(source, tmp_path, capsys, flags):
@@ -86,6 +138,12 @@ def test_wrong_flags_are_wrong_usage(source, tmp_path, capsys, flags):
         (["--regex", "--include", "("], "no regular expression"),
         (["--remap", "^.*$=w"], "would both be 'w'"),
         (["--subtree", "modle"], "near: 'model"),
+        (["--rename", "head.weight=a", "--rename", "head.weight=b"], "'head.weight' is given twice"),
+        (["--rename", "haed.weight=a"], "no tensor 'haed.weight'"),
+        (["--split", "head=a,b,c"], "do not divide by 3"),
+        (["--concat", "q,k=v"], "matches 'q'"),
+        (["--adapt", "pytorch-to-burn"], "types of the modules of 3 tensors are not known"),
+        (["--cast", "@half-precision=float16"], "types of the modules of 3 tensors are not known"),
     ],
     ids=str,
 )

@@ -314,8 +314,6 @@ def long_name(tmp_path):
 
 
 def test_a_terminal_gets_colour_where_rich_is_installed(long_name):
-    pytest.importorskip("rich")
-
     assert ESCAPE in on_a_terminal(["ls", long_name])
 
 

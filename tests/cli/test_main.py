@@ -53,6 +53,17 @@ def test_version_needs_neither_rich_nor_ml_dtypes():
     assert not {"rich", "ml_dtypes", "torch"} & {name.split(".")[0] for name in done.stdout.split()}
 
 
+def test_a_verb_brings_its_own_room_alone(small):
+    code = f"import sys; from fastload.cli import main; main(['ls', {small!r}]); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    rooms = {"convert", "diff", "merge", "scan", "show", "split", "tree", "verify", "writing"}
+    brought = set(done.stdout.split())
+    assert not {f"fastload.cli.{room}" for room in rooms} & brought
+    assert not {"fastload.converting", "fastload.saving", "fastload.plan.adapt"} & brought
+
+
 def test_the_module_runs_as_the_command(small):
     done = subprocess.run([*COMMAND, "verify", small], capture_output=True, text=True)
 

@@ -10,23 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed.checkpoint as torch_dcp
 
 import fastload
 from builders import tensor, torch_file
 from dcp_folders import blob, halves, info, key, made, metadata, one, stored, write
+from fastload.folders import dcp
 from fastload.source import Source
 
 # What torch writes.
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
 def save(state, path, **kwargs):
-    import torch.distributed.checkpoint as torch_dcp
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group
         torch_dcp.save(state, no_dist=True, **(kwargs or {"checkpoint_id": path}))
@@ -34,8 +30,6 @@ def save(state, path, **kwargs):
 
 
 def raw_bytes(value):
-    import torch
-
     return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -48,7 +42,7 @@ def assert_same(checkpoint, expected):
 
 
 @pytest.fixture
-def state(torch):
+def state():
     return {
         "model": {
             "w": torch.arange(6.0).reshape(2, 3),
@@ -108,7 +102,7 @@ def test_objects_and_planner_data_are_plain_values(state, tmp_path):
         assert checkpoint.metadata["version"] == "1.0.0"
 
 
-def test_tensors_within_an_object_are_its_entries_and_listed_when_asked_for(torch, tmp_path):
+def test_tensors_within_an_object_are_its_entries_and_listed_when_asked_for(tmp_path):
     save({"w": torch.zeros(2), "pair": (torch.ones(2), "text"), "w.0": 1}, tmp_path / "saved")
 
     plain = fastload.open(tmp_path / "saved")
@@ -121,7 +115,7 @@ def test_tensors_within_an_object_are_its_entries_and_listed_when_asked_for(torc
     assert len({entry.storage for entry in full.entries()}) == 2
 
 
-def test_a_folder_of_several_threads_and_files_reads_the_same(torch, tmp_path):
+def test_a_folder_of_several_threads_and_files_reads_the_same(tmp_path):
     from torch.distributed.checkpoint import FileSystemWriter
 
     state = {f"w{number}": torch.full((number + 1,), float(number)) for number in range(9)}
@@ -137,7 +131,7 @@ def test_a_folder_of_several_threads_and_files_reads_the_same(torch, tmp_path):
             assert len({entry.storage for entry in checkpoint.entries()}) == 9
 
 
-def test_safetensors_behind_the_objects_are_read(torch, tmp_path):
+def test_safetensors_behind_the_objects_are_read(tmp_path):
     from torch.distributed.checkpoint import FileSystemWriter
     from torch.distributed.checkpoint.filesystem import SerializationFormat
 
@@ -153,8 +147,7 @@ def test_safetensors_behind_the_objects_are_read(torch, tmp_path):
         assert pathlib.Path(entry.file).read_bytes()[entry.offset :][:24] == raw_bytes(state["w"])
 
 
-def test_chunks_are_put_together_as_torch_loads_them(torch, tmp_path):
-    import torch.distributed.checkpoint as torch_dcp
+def test_chunks_are_put_together_as_torch_loads_them(tmp_path):
     from torch.distributed.checkpoint import filesystem
     from torch.distributed.checkpoint import metadata as theirs
 
@@ -187,7 +180,7 @@ def test_chunks_are_put_together_as_torch_loads_them(torch, tmp_path):
         assert entry.strides == checkpoint["w"].strides
 
 
-def test_two_thousand_tensors_are_listed_without_opening_a_file(torch, tmp_path):
+def test_two_thousand_tensors_are_listed_without_opening_a_file(tmp_path):
     state = {f"layer.{number}.weight": torch.zeros(2) for number in range(2000)}
     save(state, tmp_path / "saved")
     (tmp_path / "saved" / "__0_0.distcp").unlink()
@@ -218,6 +211,35 @@ def test_a_tensor_in_two_files_is_put_together_once_while_it_lives(tmp_path):
     first, second = checkpoint["w"], checkpoint["w"]
 
     assert np.shares_memory(first, second)
+
+
+POURINGS = {
+    "saving": lambda checkpoint, path: fastload.save(checkpoint, path / "m.safetensors"),
+    "saving what is planned": lambda checkpoint, path: fastload.save(checkpoint.rename({"w": "v"}), path / "m.pt"),
+    "loading": lambda checkpoint, path: checkpoint.load_into({"w": np.zeros(4, "f4")}),
+    "loading what is planned": lambda checkpoint, path: checkpoint.remap([]).load_into({"w": np.zeros(4, "f4")}),
+}
+
+
+@pytest.mark.parametrize("pour", POURINGS.values(), ids=POURINGS)
+def test_chunks_are_put_together_once_by(pour, tmp_path, monkeypatch):
+    checkpoint = fastload.open(halves(tmp_path / "saved"))
+    assemble, made = dcp._Folder._assemble, []
+    monkeypatch.setattr(dcp._Folder, "_assemble", lambda *given: made.append(given) or assemble(*given))
+
+    pour(checkpoint, tmp_path)
+
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("pour", POURINGS.values(), ids=POURINGS)
+def test_a_damaged_chunk_is_found_before_anything_is_written_by(pour, tmp_path):
+    checkpoint = fastload.open(halves(tmp_path / "saved", blobs=[blob([0.0, 1.0]), b"no tensor"]))
+
+    with pytest.raises(fastload.FastloadError, match=r"tensor 'w'|w: expected its data"):
+        pour(checkpoint, tmp_path)
+
+    assert list(tmp_path.iterdir()) == [tmp_path / "saved"]
 
 
 def test_a_tensor_in_two_files_is_refused_where_copies_are(tmp_path):

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import fastload
 from builders import payload, pt2_file, smallest_old_pt2, tensor, tensor_meta, torch_file, zip_file
@@ -42,12 +43,7 @@ def changed(file, name, change):
 
 
 @pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def exported(torch, tmp_path_factory):
+def exported(tmp_path_factory):
     """A program with tied weights, strided views of one storage, buffers of both sorts and constants; and its path."""
 
     class Model(torch.nn.Module):
@@ -76,12 +72,12 @@ def exported(torch, tmp_path_factory):
     return path, program
 
 
-def bytes_of(torch, value):
+def bytes_of(value):
     return value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 @pytest.mark.parametrize("io", ["mmap", "read"])
-def test_an_exported_program_has_the_tensors_that_torch_loads(torch, exported, io):
+def test_an_exported_program_has_the_tensors_that_torch_loads(exported, io):
     path, _ = exported
     program = torch.export.load(path)
     expected = {**program.state_dict, **program.constants}
@@ -92,11 +88,11 @@ def test_an_exported_program_has_the_tensors_that_torch_loads(torch, exported, i
     for name, value in expected.items():
         entry, array = checkpoint.entry(name), checkpoint[name]
         assert (entry.dtype, entry.shape) == (str(value.dtype).removeprefix("torch."), tuple(value.shape))
-        assert array.tobytes() == bytes_of(torch, value), name
+        assert array.tobytes() == bytes_of(value), name
         assert entry.zero_copy and entry.key_path == (name,)
 
 
-def test_weights_come_in_the_order_of_the_state_dict_then_constants(torch, exported):
+def test_weights_come_in_the_order_of_the_state_dict_then_constants(exported):
     path, _ = exported
     program = torch.export.load(path)
 
@@ -130,7 +126,7 @@ def test_graph_extra_files_and_globals_are_shown(exported):
     assert ("torch._utils", "_rebuild_tensor_v2") in checkpoint._tensors.list_globals()
 
 
-def test_two_programs_stand_behind_their_names(torch, tmp_path):
+def test_two_programs_stand_behind_their_names(tmp_path):
     from torch.export.pt2_archive._package import package_pt2
 
     programs = {
@@ -147,7 +143,7 @@ def test_two_programs_stand_behind_their_names(torch, tmp_path):
         assert checkpoint[f"{name}.weight"].tolist() == program.state_dict["weight"].tolist()
 
 
-def test_fake_tensors_are_described_and_have_no_data(torch, tmp_path):
+def test_fake_tensors_are_described_and_have_no_data(tmp_path):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -164,7 +160,7 @@ def test_fake_tensors_are_described_and_have_no_data(torch, tmp_path):
         checkpoint["weight"]
 
 
-def test_weights_beside_compiled_code_are_read(torch, tmp_path):
+def test_weights_beside_compiled_code_are_read(tmp_path):
     from torch.export.pt2_archive._package import package_pt2
     from torch.export.pt2_archive._package_weights import TensorProperties, Weights
 
@@ -180,7 +176,7 @@ def test_weights_beside_compiled_code_are_read(torch, tmp_path):
     assert ("torch", "FloatStorage") in checkpoint._tensors.list_globals()
 
 
-def test_the_numbers_of_dtypes_and_layouts_are_those_of_torch(torch):
+def test_the_numbers_of_dtypes_and_layouts_are_those_of_torch():
     from torch._export.serde import schema, serialize
 
     theirs = {
@@ -260,7 +256,7 @@ def test_a_pickled_tensor_is_read_only_where_it_is_what_its_description_says(met
             checkpoint["w"]
 
 
-def test_a_pickled_subclass_is_described_and_refused_when_asked_for(torch, tmp_path):
+def test_a_pickled_subclass_is_described_and_refused_when_asked_for(tmp_path):
     from torch.testing._internal.two_tensor import TwoTensor
 
     out = io.BytesIO()
@@ -479,7 +475,7 @@ def test_an_old_program_that_is_deflated_is_inflated(io, tmp_path):
     assert not checkpoint.entry("a.w").zero_copy
 
 
-def test_an_old_program_that_torch_saved_is_read_by_name_and_value(torch, tmp_path):
+def test_an_old_program_that_torch_saved_is_read_by_name_and_value(tmp_path):
     model = torch.nn.BatchNorm1d(3)
     blobs = {}
     for name, value in (("state_dict", model.state_dict()), ("constants", {})):

@@ -172,6 +172,17 @@ def test_types_that_are_told(types, is_turned):
     assert list(found) == ["fc.weight", "fc.bias"]
 
 
+def test_the_model_to_be_filled_tells_the_types(net):
+    burn = fastload.open(saved(net)).adapt(fastload.PYTORCH_TO_BURN)
+    checkpoint = checkpoint_of(dict(burn))
+    target = Net()
+
+    report = checkpoint.adapt(fastload.BURN_TO_PYTORCH, types=target).load_into(target, strict="both")
+
+    assert report.is_success
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in target.state_dict().items())
+
+
 def test_a_linear_of_another_rank_stays():
     found = checkpoint_of({"fc.weight": numbers(2, 3, 4)}).adapt(fastload.PYTORCH_TO_BURN, {"*": "Linear"})
 

@@ -12,10 +12,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from importlib import import_module
+from typing import Any, NoReturn, Protocol, cast
 
 from fastload import __version__
-from fastload.cli import convert, diff, ls, merge, scan, show, split, tree, verify
 from fastload.errors import FastloadError, located, printable
 
 __all__ = ["VERBS", "Verb", "main"]
@@ -34,8 +34,7 @@ EXAMPLE = "fastload ls --collapse model.safetensors"
 class Verb(Protocol):
     """What the module of a verb offers. Its parser names the file `path`."""
 
-    SUMMARY: str  # for the list of verbs
-    ABOUT: str  # for its own help, with the exit statuses
+    ABOUT: str  # for its help, with the exit statuses
     EXAMPLE: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -45,16 +44,17 @@ class Verb(Protocol):
         """Do it, print, and return the exit status."""
 
 
-VERBS: dict[str, Verb] = {
-    "convert": convert,
-    "diff": diff,
-    "ls": ls,
-    "merge": merge,
-    "scan": scan,
-    "show": show,
-    "split": split,
-    "tree": tree,
-    "verify": verify,
+# The verbs, for the list of them. Each is the module of its name, imported when it is asked for.
+VERBS = {
+    "convert": "write a checkpoint in another format, or with other names and dtypes",
+    "diff": "compare two checkpoints: names, shapes, dtypes, values",
+    "ls": "list the tensors in a checkpoint",
+    "merge": "write several checkpoints as one file",
+    "scan": "list what a file would run if it were unpickled",
+    "show": "show one tensor: its facts and the statistics of its values",
+    "split": "write a checkpoint as several safetensors files and an index",
+    "tree": "show the modules of a model, without its code",
+    "verify": "check every structure and extent of a file",
 }
 
 
@@ -83,16 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    given = sys.argv[1:] if argv is None else argv
+    # What comes before a verb are flags that take no value. Without a verb, there is nothing to run.
+    name = next((argument for argument in given if not argument.startswith("-")), None)
+    verb = cast(Verb, import_module(f"{__name__}.{name}")) if name in VERBS else None
+    parser = _parser(name, verb)
     try:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(given)
     except SystemExit as exit:  # of argparse: help was printed, or usage was wrong
         return int(exit.code or 0)
-    if arguments.verb is None:
+    if verb is None:
         parser.print_help(sys.stderr)
         return USAGE
     try:
-        return VERBS[arguments.verb].run(arguments)
+        return verb.run(arguments)
     except FastloadError as error:
         located(error, arguments.path)
         raise
@@ -104,12 +108,16 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str | None, verb: Verb | None) -> argparse.ArgumentParser:
+    """The parser that knows all verbs by name, and the arguments of one."""
     parser = _Parser(prog="fastload", **_help(ABOUT, EXAMPLE))
     parser.add_argument("--version", action="version", version=f"fastload {__version__}")
     verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="VERB")
-    for name, verb in VERBS.items():
-        verb.add_arguments(verbs.add_parser(name, help=verb.SUMMARY, **_help(verb.ABOUT, verb.EXAMPLE)))
+    for known, summary in VERBS.items():
+        if verb is not None and known == name:
+            verb.add_arguments(verbs.add_parser(known, help=summary, **_help(verb.ABOUT, verb.EXAMPLE)))
+        else:
+            verbs.add_parser(known, help=summary)
     return parser
 
 

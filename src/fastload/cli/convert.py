@@ -7,7 +7,6 @@ import argparse
 from fastload.cli import plan_flags, writing
 from fastload.converting import draft_conversion
 
-SUMMARY = "write a checkpoint in another format, or with other names and dtypes"
 ABOUT = """\
 Write a checkpoint as a file whose suffix tells the format: safetensors, pt, bpk, npz, npy.
 It is streamed, and DESTINATION holds the old file or the new one at every moment. What the

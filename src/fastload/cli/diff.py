@@ -20,7 +20,6 @@ from fastload.entry import TensorEntry
 from fastload.errors import LimitError, UnsupportedError, printable
 from fastload.outgoing import of_tensor
 
-SUMMARY = "compare two checkpoints: names, shapes, dtypes, values"
 ABOUT = """\
 Compare the tensors of two checkpoints, of any formats: names, shapes and dtypes, then the
 values of those that agree in shape, piece by piece. Values are equal as numbers: NaN is

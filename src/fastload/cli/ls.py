@@ -26,7 +26,6 @@ from fastload.entry import TensorEntry
 from fastload.errors import printable
 from fastload.planned import Explanation
 
-SUMMARY = "list the tensors in a checkpoint"
 ABOUT = """\
 List the tensors in a checkpoint: name, dtype, shape, size, and their totals.
 A last column names what is no ordinary tensor (parameter, buffer, storage, meta: no

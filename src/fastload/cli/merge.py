@@ -7,7 +7,6 @@ import argparse
 from fastload.cli import plan_flags, writing
 from fastload.converting import draft_merge
 
-SUMMARY = "write several checkpoints as one file"
 ABOUT = """\
 Write the tensors of several checkpoints as one file, in their order. A name that two of
 them have is an error that names both, unless --prefer says which counts. The steps of a

@@ -10,7 +10,6 @@ from fastload.cli.table import Column, counted, layout, painter
 from fastload.errors import printable
 from fastload.scan import PickledGlobal
 
-SUMMARY = "list what a file would run if it were unpickled"
 ABOUT = """\
 List the classes and functions that a checkpoint names, and what they would do if it were
 unpickled. harmless: makes a tensor or a plain value. imports: unknown, so its module would

@@ -12,7 +12,6 @@ from fastload.cli.table import Column, counted, human_size, layout, painter
 from fastload.entry import TensorEntry
 from fastload.errors import LimitError, UnsupportedError, printable
 
-SUMMARY = "show one tensor: its facts and the statistics of its values"
 ABOUT = """\
 Show one tensor: where it lies and how, who shares its bytes, and the statistics of its
 values, of which min, max, mean and std are those of the finite ones. Reads its data piece

@@ -11,7 +11,6 @@ from fastload.cli.table import counted, human_size
 from fastload.converting import MAX_SHARD_BYTES, draft_split
 from fastload.errors import printable
 
-SUMMARY = "write a checkpoint as several safetensors files and an index"
 ABOUT = """\
 Write a checkpoint into FOLDER as model-00001-of-00002.safetensors and so on, with
 model.safetensors.index.json as Hugging Face has it. The index comes last: a folder that

@@ -14,7 +14,6 @@ from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError, printable
 from fastload.formats.torch.modules import ModuleNode
 
-SUMMARY = "show the modules of a model, without its code"
 ABOUT = """\
 Show the modules of a model that was saved whole, as print(model) does in torch, without
 its code: their classes, by name, and their attributes. Of a file that holds tensors and

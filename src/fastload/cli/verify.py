@@ -11,7 +11,6 @@ from fastload.cli.document import document
 from fastload.cli.table import counted, human_size
 from fastload.errors import FastloadError, located
 
-SUMMARY = "check every structure and extent of a file"
 ABOUT = """\
 Check every structure and extent of a checkpoint, without reading tensor data: a sound
 file can still hold weights made to do harm, and bits that flipped in them.

@@ -287,6 +287,19 @@ class _Folder:
         except FastloadError as error:
             raise _naming(error, f"tensor {stored.name!r}", file.path if file else self._path) from None
 
+    def check(self, row: int) -> None:
+        """See that the array of one tensor can be made; of several chunks, that each of them can."""
+        if row >= len(self._layout.tensors) or len(self._layout.tensors[row].chunks) == 1:
+            self.array(row)
+            return
+        stored = self._layout.tensors[row]
+        try:
+            self._check_copy(stored)
+            for tensors, own in self._chunks(stored):
+                tensors.check(own)
+        except FastloadError as error:
+            raise _naming(error, f"tensor {stored.name!r}", self._path) from None
+
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
         if row >= len(self._layout.tensors):
@@ -318,12 +331,15 @@ class _Folder:
             raise _naming(error, f"tensor {stored.name!r}", file.path) from None
         return tensors.source_of(own)
 
-    def _assembled_array(self, row: int, stored: Stored) -> np.ndarray:
+    def _check_copy(self, stored: Stored) -> None:
         if not self._options.allow_copy:
             raise UnsupportedError(
                 f"cannot be a view: it lies in {len(stored.chunks):,} chunks; open it with allow_copy=True to have"
                 " a copy"
             )
+
+    def _assembled_array(self, row: int, stored: Stored) -> np.ndarray:
+        self._check_copy(stored)
         described = dtypes.DTYPES[stored.dtype]
         dtype = dtypes.numpy_dtype(stored.dtype)
         shape = stored.shape if described.bits <= dtype.itemsize * 8 else (*stored.shape, 2)

@@ -145,6 +145,11 @@ class ShardedTensors:
         tensors, own = self._locate(row)
         return tensors.array(own)
 
+    def check(self, row: int) -> None:
+        """See that the array of one tensor can be made."""
+        tensors, own = self._locate(row)
+        tensors.check(own)
+
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
         tensors, own = self._locate(row)

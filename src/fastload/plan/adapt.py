@@ -4,10 +4,10 @@ A rule says of which module types a parameter is meant, by the last segment of i
 called, and how its axes are ordered. The first rule of an adapter that fits counts; a tensor that none fits stays as it
 is. Permuted axes are strides: the array stays a view.
 
-The type of a module is told by the caller (`types`), or else by the module tree of a file that has one. A rule for any
-type needs none. Where a rule might apply, the type is unknown and no rule for any type fits, that is an error: to hand
-out a matrix that should have been transposed would be worse. So say in `types` which modules are depthwise, where their
-kernels are called as those of ordinary convolutions are.
+The type of a module is told by the caller (`types`, which may be the model that is to be filled), or else by the module
+tree of a file that has one. A rule for any type needs none. Where a rule might apply, the type is unknown and no rule
+for any type fits, that is an error: to hand out a matrix that should have been transposed would be worse. So say in
+`types` which modules are depthwise, where their kernels are called as those of ordinary convolutions are.
 
 To make one's own: ``Adapter("mine", (Rule("Linear", "weight", rank=2, axes=(1, 0)), Rule("*", "g", rename="gain")))``.
 
@@ -17,13 +17,12 @@ Sources: burn-store's adapters; Keras' and Flax' layers; MMdnn's IR. Layouts: a 
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from fastload.errors import PlanError, printable
-from fastload.plan.making import Cast, Making, Permuted, Rows, check_divisible
+from fastload.errors import PlanError
+from fastload.plan.making import Making, Permuted, Rows, check_divisible
+from fastload.plan.module_types import ModuleTypes, Types, is_of, undecided
 from fastload.plan.table import Table, described, renamed
 
 __all__ = [
@@ -37,13 +36,8 @@ __all__ = [
     "PYTORCH_TO_FLAX",
     "Adapter",
     "Rule",
-    "Types",
     "adapt",
 ]
-
-SHOWN_UNDECIDED = 5  # in an error
-
-Types = Mapping[str, str] | Callable[[str], str | None]
 
 TO_FIRST = "last to first"  # [spatial…, in, out] to [out, in, spatial…], of any rank
 TO_LAST = "first to last"
@@ -83,7 +77,7 @@ class Rule(NamedTuple):
 
     def is_for(self, type: str) -> bool:
         """Whether a module of this class is meant."""
-        return any(fnmatch.fnmatchcase(type, pattern) for pattern in self.types.split("|"))
+        return is_of(type, self.types)
 
     def order(self, rank: int) -> tuple[int, ...] | None:
         """The order of axes for a tensor of this rank; None where it stays."""
@@ -218,34 +212,24 @@ def adapt(
 
     Parameters
     ----------
-    types : mapping or function, optional
-        The types of modules: patterns of their dotted paths, of which the first that matches counts, or a function of
-        the path. "" is a type that no rule is for.
-    known : function, optional
-        Gives the types of the file's modules, by the dotted paths that they have there.
+    types, known
+        As for `ModuleTypes`.
 
     Raises
     ------
     PlanError
         The type of a module is needed and not known, or two tensors come to one name.
     """
+    modules = ModuleTypes(types, known)
     for adapter in [adapters] if isinstance(adapters, Adapter) else adapters:
-        table = _adapt_once(table, rows, adapter, types, known)
+        table = _adapt_once(table, rows, adapter, modules)
     return table
 
 
-def _adapt_once(
-    table: Table,
-    rows: Rows,
-    adapter: Adapter,
-    types: Types | None,
-    known: Callable[[], Mapping[str, str]] | None,
-) -> Table:
-    find = _finder(types)
-    tree: Mapping[str, str] | None = None
+def _adapt_once(table: Table, rows: Rows, adapter: Adapter, modules: ModuleTypes) -> Table:
     names = list(table.names)
     makings: list[Making] = list(table.makings)
-    undecided: list[tuple[str, tuple[int, ...]]] = []
+    open_cases: list[tuple[str, tuple[int, ...]]] = []
     parameters = {rule.parameter for rule in adapter.rules}
     for place, name in enumerate(table.names):
         path, dot, parameter = name.rpartition(".")
@@ -255,15 +239,10 @@ def _adapt_once(
         fitting = [rule for rule in adapter.rules if rule.fits(parameter, len(entry.shape))]
         if not fitting:
             continue
-        type = find(path)
-        row = _only_row(makings[place])
-        if type is None and known is not None and row is not None:
-            if tree is None:
-                tree = known()
-            type = tree.get(rows.entry(row).name.rpartition(".")[0])
+        type = modules.of(name, makings[place], rows)
         rule = next((one for one in fitting if one.types == "*" or (type is not None and one.is_for(type))), None)
         if rule is None and type is None:
-            undecided.append((name, entry.shape))
+            open_cases.append((name, entry.shape))
         if rule is None:
             continue
         order = rule.order(len(entry.shape))
@@ -275,48 +254,20 @@ def _adapt_once(
             makings[place] = Permuted(makings[place], order)
         if rule.rename is not None:
             names[place] = f"{path}{dot}{rule.rename}"
-    if undecided:
-        raise PlanError(_undecided(adapter, undecided))
-    if known is not None and tree is None and any(name.rpartition(".")[2] in parameters for name in table.dropped):
-        tree = known()
-    dropped = [_other_name(name, adapter, find, tree or {}) for name in table.dropped]
+    if open_cases:
+        raise undecided(adapter.name, open_cases)
+    dropped = [
+        _other_name(name, adapter, modules) if name.rpartition(".")[2] in parameters else name
+        for name in table.dropped
+    ]  # fmt: skip
     return renamed(Table(table.names, makings), names, dropped, "adapt")
 
 
-def _finder(types: Types | None) -> Callable[[str], str | None]:
-    if types is None:
-        return lambda path: None
-    if callable(types):
-        return types
-    compiled = [(re.compile(fnmatch.translate(pattern)).match, type) for pattern, type in types.items()]
-    return lambda path: next((type for matches, type in compiled if matches(path)), None)
-
-
-def _only_row(making: Making) -> int | None:
-    """The row of a tensor that is still whole: parts, and what was put together, are of no module of the file."""
-    while isinstance(making, (Permuted, Cast)):
-        making = making.of
-    return making if isinstance(making, int) else None
-
-
-def _other_name(name: str, adapter: Adapter, find: Callable[[str], str | None], tree: Mapping[str, str]) -> str:
+def _other_name(name: str, adapter: Adapter, modules: ModuleTypes) -> str:
     """What a tensor that was left out would be called."""
     path, dot, parameter = name.rpartition(".")
-    type = find(path)
-    if type is None:
-        type = tree.get(path)  # which is so told as long as the name is still that of the file
+    type = modules.of_dropped(name)
     for rule in adapter.rules:
         if rule.parameter == parameter and rule.rename and (rule.types == "*" or (type and rule.is_for(type))):
             return f"{path}{dot}{rule.rename}"
     return name
-
-
-def _undecided(adapter: Adapter, undecided: list[tuple[str, tuple[int, ...]]]) -> str:
-    undecided.sort(key=lambda found: len(found[1]) != 2)  # matrices first: a wrong guess there does the most harm
-    shown = ", ".join(f"{printable(name)} {shape}" for name, shape in undecided[:SHOWN_UNDECIDED])
-    more = f" and {len(undecided) - SHOWN_UNDECIDED:,} more" if len(undecided) > SHOWN_UNDECIDED else ""
-    example = undecided[0][0].rpartition(".")[0]
-    return (
-        f"{adapter.name}: the types of the modules of {len(undecided):,} tensors are not known: {shown}{more}; say what"
-        f" they are, as in types={{{example!r}: 'Linear', '*.norm*': 'LayerNorm', '*': ''}}"
-    )

@@ -1,20 +1,31 @@
-"""Other dtypes: `cast`, by one dtype for all floats or by rules on names."""
+"""Other dtypes: `cast`, by one dtype for all floats or by rules on names and types of modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
-from fastload.casting import INTEGERS, is_cast
+from fastload.casting import COMPLEX, FLOATS, INTEGERS, is_cast
 from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError
 from fastload.plan.making import Cast, Making, Rows
-from fastload.plan.match import Pattern, matcher
+from fastload.plan.match import Pattern, matcher, patterns_of
+from fastload.plan.module_types import Modules, ModuleTypes, Types, is_of, undecided
 from fastload.plan.table import Table, described
 
 __all__ = ["CastRules", "cast"]
 
-CastRules = str | Mapping[Pattern, str]
+CastRules = str | Mapping[Pattern | Modules, str]
+
+
+class _Rule(NamedTuple):
+    """A rule whose pattern is ready to match."""
+
+    pattern: Pattern | Modules
+    dtype: str
+    matches: Callable[[str], object]  # a name; or, if the pattern is of modules, the type of one
 
 
 def cast(
@@ -25,48 +36,88 @@ def cast(
     where: Callable[[TensorEntry], object] | None = None,
     integers: bool = False,
     strict: bool = False,
+    types: Types | None = None,
+    known: Callable[[], Mapping[str, str]] | None = None,
 ) -> Table:
-    """Give tensors other dtypes.
+    """Give tensors other dtypes: floats one of floats, and complex numbers one of those.
+
+    A tensor of another kind stays as it is, unless a rule names it in full: that is an error.
 
     Parameters
     ----------
     rules : str or mapping
-        A dtype for all, or patterns of names to dtypes, of which the first that matches counts.
+        A dtype for all, or patterns of names, or of types of modules, to dtypes. The first that matches counts.
     where : function, optional
         Of a tensor's description: whether it is cast at all.
     integers : bool
-        Whether integers and bools are cast too; else floats alone are.
+        Whether integers and bools are cast too, and others to them.
     strict : bool
         Whether a pattern that matches nothing is an error.
+    types, known
+        As for `ModuleTypes`.
 
     Raises
     ------
     PlanError
-        A dtype is unknown, or one to which a tensor cannot be cast.
+        A dtype is unknown, or one to which a tensor cannot be cast; or a rule is for types of modules, and that of a
+        float's module is not known.
     """
-    listed = [("*", rules)] if isinstance(rules, str) else list(rules.items())
-    for _, dtype in listed:
-        if dtype not in CODES:
-            raise PlanError(f"cast: there is no dtype {dtype!r}; there are {', '.join(CODES)}")
-    known = set(table.names)
-    matchers = [(matcher(pattern, known), dtype, pattern) for pattern, dtype in listed]
-    used: set[Pattern] = set()
+    listed = _compiled([("*", rules)] if isinstance(rules, str) else list(rules.items()), set(table.names))
+    modules = ModuleTypes(types, known)
+    used: set[Pattern | Modules] = set()
     makings: list[Making] = list(table.makings)
+    open_cases: list[tuple[str, tuple[int, ...]]] = []
     for place, name in enumerate(table.names):
-        found = next(((dtype, pattern) for matches, dtype, pattern in matchers if matches(name)), None)
-        if found is None:
-            continue
-        used.add(found[1])
-        entry = described(table, place, rows)
-        if entry.dtype == found[0] or (where is not None and not where(entry)):
-            continue
-        if not is_cast(entry.dtype, found[0], allow_integers=integers):
-            if entry.dtype in INTEGERS and is_cast(entry.dtype, found[0], allow_integers=True):
-                continue  # which is cast only where that is asked for
-            hint = "; say integers=True to have it so" if found[0] in INTEGERS and not integers else ""
-            raise PlanError(f"cast: {name!r} is {entry.dtype}, which cannot become {found[0]}{hint}")
-        makings[place] = Cast(makings[place], found[0])
-    unused = [pattern for pattern, _ in listed if pattern not in used]
+        type: str | None = None
+        for rule in listed:
+            if isinstance(rule.pattern, Modules):
+                type = modules.of(name, makings[place], rows) if type is None else type
+                if type is not None and not rule.matches(type):
+                    continue
+            elif not rule.matches(name):
+                continue
+            entry = described(table, place, rows)
+            if isinstance(rule.pattern, Modules) and type is None:
+                if entry.dtype in FLOATS and (where is None or where(entry)):
+                    open_cases.append((name, entry.shape))
+                break
+            used.add(rule.pattern)
+            if entry.dtype != rule.dtype and (where is None or where(entry)) and _is_meant(entry, rule, integers):
+                makings[place] = Cast(makings[place], rule.dtype)
+            break
+    if open_cases:
+        raise undecided("cast", open_cases)
+    unused = [rule.pattern for rule in listed if rule.pattern not in used]
     if strict and unused:
         raise PlanError(f"cast: the pattern {unused[0]!r} matches none of {len(table.names):,} names")
     return Table(table.names, makings, table.left_out)
+
+
+def _compiled(rules: Sequence[tuple[Pattern | Modules, str]], names: set[str]) -> list[_Rule]:
+    compiled = []
+    for pattern, dtype in rules:
+        if dtype not in CODES:
+            raise PlanError(f"cast: there is no dtype {dtype!r}; there are {', '.join(CODES)}")
+        if isinstance(pattern, Modules):
+            compiled.append(_Rule(pattern, dtype, partial(is_of, types=pattern.types)))
+        else:
+            (pattern,) = patterns_of([pattern])
+            compiled.append(_Rule(pattern, dtype, matcher(pattern, names)))
+    return compiled
+
+
+def _is_meant(entry: TensorEntry, rule: _Rule, integers: bool) -> bool:
+    """Whether a rule casts a tensor of another dtype that it matches.
+
+    Raises
+    ------
+    PlanError
+        It cannot be, and is named in full; or nothing can be cast to that dtype, or not without *integers*.
+    """
+    if is_cast(entry.dtype, rule.dtype, allow_integers=integers):
+        return True
+    hint = "" if integers or not is_cast(entry.dtype, rule.dtype, allow_integers=True) else "; say integers=True"
+    is_target = rule.dtype in FLOATS or rule.dtype in COMPLEX or (rule.dtype in INTEGERS and integers)
+    if rule.pattern == entry.name or not is_target:
+        raise PlanError(f"cast: {entry.name!r} is {entry.dtype}, which cannot become {rule.dtype}{hint}")
+    return False
