@@ -34,6 +34,7 @@ MODULES = [
     "order",
     "pages",
     "pickle",
+    "readinto",
     "recipe",
     "registers",
     "renumber",

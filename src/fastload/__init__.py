@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastload.config import read_config
     from fastload.converting import SplitReport, convert, merge, split
     from fastload.formats.torch.modules import ModuleNode
+    from fastload.loading import load
     from fastload.plan.adapt import (
         BURN_TO_PYTORCH,
         CHANNELS_FIRST_TO_LAST,
@@ -88,6 +89,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "convert",
+    "load",
     "merge",
     "open",
     "read_config",
@@ -100,6 +102,7 @@ _LATER = {
     "config": ["read_config"],
     "converting": ["SplitReport", "convert", "merge", "split"],
     "formats.torch.modules": ["ModuleNode"],
+    "loading": ["load"],
     "plan.adapt": [
         "BURN_TO_PYTORCH",
         "CHANNELS_FIRST_TO_LAST",

@@ -48,9 +48,14 @@ def extent_of(tensors: Tensors, row: int) -> Extent | None:
 
 def is_contiguous(entry: TensorEntry) -> bool:
     """Whether the elements of a tensor lie in C order, one after the other."""
-    expected = _item_bytes(entry)
     assert entry.strides is not None
-    for length, stride in zip(reversed(entry.shape), reversed(entry.strides), strict=True):
+    return is_c_order(entry.shape, entry.strides, _item_bytes(entry))
+
+
+def is_c_order(shape: tuple[int, ...], strides: tuple[int, ...], item_bytes: int) -> bool:
+    """Whether elements of that shape and those strides lie one after the other."""
+    expected = item_bytes
+    for length, stride in zip(shape[::-1], strides[::-1], strict=True):
         if length != 1 and stride != expected:
             return False
         expected *= length

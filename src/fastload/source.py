@@ -76,11 +76,12 @@ class OpenFile:
 
     __slots__ = ("descriptor", "identity", "path", "status")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, more_flags: int = 0) -> None:
         self.descriptor = -1
         self.path = path
         # O_NONBLOCK, since opening a FIFO that nobody writes to would wait for ever.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        flags |= more_flags
         self.descriptor = os.open(path, flags)
         self.status = os.fstat(self.descriptor)
         self.identity = _identity(self.status)
@@ -108,11 +109,23 @@ class OpenFile:
             raise FormatError("was replaced or written to after it was opened: open it again", path=self.path)
         return again
 
+    def opened_directly(self) -> OpenFile | None:
+        """The same with a descriptor that goes around the page cache; None where the file system has none."""
+        flag = getattr(os, "O_DIRECT", 0)
+        try:
+            again = OpenFile(self.path, flag) if flag else None
+        except OSError:
+            return None
+        return again if again is not None and again.identity == self.identity else None
+
+    def is_unchanged(self) -> bool:
+        """Whether the file of the descriptor was not written to since; True where there is none."""
+        return self.descriptor < 0 or _identity(os.fstat(self.descriptor)) == self.identity
+
     def still_valid(self) -> bool:
         """Whether the file at the path is the same, and not written to since."""
         try:
-            kept = self.descriptor < 0 or _identity(os.fstat(self.descriptor)) == self.identity
-            return kept and _identity(os.stat(self.path)) == self.identity
+            return self.is_unchanged() and _identity(os.stat(self.path)) == self.identity
         except OSError:
             return False
 

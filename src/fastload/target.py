@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastload.planned import PlannedTensors
 from fastload.report import LoadError, LoadProblem, LoadReport
 from fastload.tensors import Tensors
 
-__all__ = ["Strict", "load_into"]
+__all__ = ["Slot", "Strict", "load_into", "slots_of_arrays"]
 
 Strict = bool | Literal["both"]
 
@@ -37,12 +38,15 @@ class Slot(NamedTuple):
         The canonical name; or, of a dtype that fastload lacks, whatever it calls itself.
     fill : function or None
         Writes an array there; None in a target that is only a description.
+    memory : function
+        The bytes of the place, if they lie side by side and in the order of this machine; else None.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     fill: Callable[[np.ndarray], None] | None
+    memory: Callable[[], memoryview | None] = lambda: None
 
 
 def load_into(
@@ -192,7 +196,13 @@ def _torch_slot(name: str, tensor: Any, torch: Any, assign: bool = False) -> Slo
             with torch.no_grad():
                 tensor.copy_(torch.from_numpy(copy).view(tensor.dtype).reshape(tensor.shape))
 
-    return Slot(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), fill)
+    def memory() -> memoryview | None:
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
+            return None
+        found: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+        return found
+
+    return Slot(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), fill, memory)
 
 
 def _mapping_slots(target: Mapping[str, Any]) -> Iterator[Slot]:
@@ -215,7 +225,22 @@ def _mapping_slots(target: Mapping[str, Any]) -> Iterator[Slot]:
             yield _torch_slot(name, value, torch)
             continue
         shape, dtype = _described(name, value)
-        yield Slot(name, shape, dtype, _leaf_fill(level, key, value))
+        yield Slot(name, shape, dtype, _leaf_fill(level, key, value), partial(_leaf_memory, value))
+
+
+def slots_of_arrays(target: Mapping[str, Any]) -> Iterator[Slot]:
+    """The places of a mapping of names to arrays of numpy or tensors of torch, all of which can be filled.
+
+    Raises
+    ------
+    TypeError
+        It holds something else, or an array that cannot be written to.
+    """
+    torch = sys.modules.get("torch")
+    for name, value in target.items():
+        if not isinstance(value, np.ndarray) and (torch is None or not isinstance(value, torch.Tensor)):
+            raise TypeError(f"{name!r} is a {type(value).__name__}, and neither a numpy array nor a torch tensor")
+    return _mapping_slots(target)
 
 
 def _described(name: str, value: Any) -> tuple[tuple[int, ...], str]:
@@ -238,6 +263,13 @@ def _dtype_name(dtype: Any) -> str:
     except TypeError:
         return text
     return next((row.name for code, row in enumerate(DTYPES) if numpy_dtype(code) == found), text)
+
+
+def _leaf_memory(value: Any) -> memoryview | None:
+    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous or not value.dtype.isnative:
+        return None
+    found: memoryview = value.reshape(-1).view(np.uint8).data
+    return found
 
 
 def _leaf_fill(level: Mapping[str, Any], key: str, value: Any) -> Callable[[np.ndarray], None] | None:

@@ -16,6 +16,7 @@ from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEn
 from fastload._native.objects import Record, build, build_state
 from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
+from fastload._native.readinto import CAN_READ, Transfer, count_cached
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
@@ -37,6 +38,7 @@ __all__ = [
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
     "CAN_MAP",
+    "CAN_READ",
     "END_SEARCH_BYTES",
     "FLOATS",
     "KERNELS",
@@ -54,6 +56,7 @@ __all__ = [
     "Region",
     "Spellings",
     "TensorEntry",
+    "Transfer",
     "Vocabulary",
     "WritableRegion",
     "add_storage",
@@ -64,6 +67,7 @@ __all__ = [
     "build_state",
     "check",
     "convert",
+    "count_cached",
     "count_resident",
     "direct_view",
     "filesystem_type",

@@ -12,6 +12,7 @@ __all__ = [
     "BURNPACK_HEADER_BYTES",
     "BURNPACK_MAX_TENSORS",
     "CAN_MAP",
+    "CAN_READ",
     "END_SEARCH_BYTES",
     "FLOATS",
     "KERNELS",
@@ -29,6 +30,7 @@ __all__ = [
     "Region",
     "Spellings",
     "TensorEntry",
+    "Transfer",
     "Vocabulary",
     "WritableRegion",
     "add_storage",
@@ -39,6 +41,7 @@ __all__ = [
     "build_state",
     "check",
     "convert",
+    "count_cached",
     "count_resident",
     "direct_view",
     "filesystem_type",
@@ -68,6 +71,7 @@ BURNPACK_ALIGNMENT: int
 BURNPACK_HEADER_BYTES: int
 BURNPACK_MAX_TENSORS: int
 CAN_MAP: bool
+CAN_READ: bool
 END_SEARCH_BYTES: int
 FLOATS: tuple[str, ...]
 KERNELS: tuple[str, ...]
@@ -232,6 +236,33 @@ class WritableRegion:
     @property
     def address(self) -> int: ...
 
+@final
+class Transfer:
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def failure(self) -> tuple[int, int, int | None] | None: ...
+    def __init__(self) -> None: ...
+    def add_target(self, data: Buffer) -> int: ...
+    def add_memory(self, data: Buffer, span: int, page: int, is_mapped: bool = False) -> int: ...
+    def add_file(self, descriptor: int, size: int, span: int, page: int, direct: int = -1) -> int: ...
+    def add(
+        self,
+        origin: int,
+        position: int,
+        nbytes: int,
+        target: int,
+        offset: int,
+        from_float: int = -1,
+        to_float: int = -1,
+    ) -> None: ...
+    def stop(self) -> None: ...
+    def work(self, report: Callable[[], object] | None = None) -> None: ...
+
 def add_storage(index: Index, position: int, size: int, limit: int) -> int: ...
 def advise(data: Buffer, offset: int, count: int, advice: str) -> bool: ...
 def append(
@@ -254,6 +285,7 @@ def convert(
     data: Buffer, source: int, result: Buffer, target: int, kernel: str | None = None, streams: bool | None = None
 ) -> None: ...
 def count_resident(data: Buffer, offset: int, count: int) -> int: ...
+def count_cached(descriptor: int, positions: Iterable[int]) -> int: ...
 def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def finish(index: Index) -> None: ...

@@ -28,6 +28,7 @@ __all__ = [
     "Rows",
     "Sliced",
     "array_of",
+    "casts_last",
     "check_divisible",
     "chunks_of",
     "entry_of",
@@ -196,7 +197,7 @@ def chunks_of(making: Making, rows: Rows, chunk_bytes: int) -> Iterator[memoryvi
     A run is cast when it is asked for, so that the cast array is never in memory as a whole, unless its parts are put
     together after they were cast, in the midst of rows.
     """
-    making = _casts_last(making)
+    making = casts_last(making)
     if isinstance(making, Concatenated):
         first = entry_of(making.of[0], rows)
         if any(length != 1 for length in first.shape[: making.axis]):
@@ -241,15 +242,15 @@ def _chained(making: Making, dtypes: list[str]) -> Making:
     return making
 
 
-def _casts_last(making: Making) -> Making:
+def casts_last(making: Making) -> Making:
     """The same tensor with casts as the last thing that is done to it, wherever order does not matter."""
     if isinstance(making, (Permuted, Sliced)):
-        inner = _casts_last(making.of)
+        inner = casts_last(making.of)
         if isinstance(inner, Cast):
-            return Cast(_casts_last(replace(making, of=inner.of)), inner.dtype)
+            return Cast(casts_last(replace(making, of=inner.of)), inner.dtype)
         return replace(making, of=inner)
     if isinstance(making, Cast):
-        return Cast(_casts_last(making.of), making.dtype)
+        return Cast(casts_last(making.of), making.dtype)
     return making
 
 

@@ -1,0 +1,249 @@
+"""Moving: runs of bytes of files and buffers into memory, as fast as they come: which way, and by how many threads.
+
+What is in the page cache is read from there, straight into place. Copying it from a mapping takes between three fifths
+of that time and half as much again, by the pages in which the cache has the file; and a file that is cut meanwhile is
+an error of reading, where it may end a process that copies. What is not there is read around the cache, by more
+threads than there are processors, since they wait for the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from fastload._native import CAN_READ, Region, Transfer, count_cached, filesystem_type
+from fastload.errors import FormatError, TruncatedError
+from fastload.report import LoadError, LoadProblem, LoadReport
+from fastload.source import NETWORK_FILE_SYSTEMS, OpenFile, Source
+
+__all__ = ["HUGE_PAGE", "MOVES", "Errand", "Move", "Run", "move"]
+
+Move = Literal["auto", "mmap", "read", "direct"]
+MOVES = ("auto", "mmap", "read", "direct")
+
+HUGE_PAGE = 1 << 21
+COPY_SPAN = 1 << 23  # of the source, for a page of the target: as much as any cast makes that of
+DISK_SPAN = 1 << 22  # of one direct read
+NETWORK_SPAN = 1 << 24
+MAX_COPYING_THREADS = 8  # beyond which memory is no faster
+DISK_THREADS = 4  # how many direct reads are under way at once; with eight there was less
+NETWORK_THREADS = 8
+SAMPLES = 256  # pages of a file that are looked for in the cache
+MIN_RESIDENT = 1 / 8  # of them, from where the cache is the faster way: it gives five times what a disk does
+BATCH_BYTES = 1 << 28  # of small files that are moved together
+MAX_OPEN_FILES = 16  # at once, since a process may have no more than some hundreds
+
+
+class Run(NamedTuple):
+    """Bytes that lie side by side.
+
+    Attributes
+    ----------
+    source : Source
+    offset, nbytes : int
+        In bytes, from the start of the file or the buffer.
+    size : int
+        What they become, in bytes.
+    floats : tuple of int
+        What they are cast from and to, as positions in `_native.FLOATS`; equal where they are not.
+    """
+
+    source: Source
+    offset: int
+    nbytes: int
+    size: int
+    floats: tuple[int, int] = (-1, -1)
+
+
+class Errand(NamedTuple):
+    """A run, the name of its tensor, and where it goes: a buffer by its number, and bytes from the start of that."""
+
+    name: str
+    run: Run
+    target: int
+    offset: int
+
+
+class Held(NamedTuple):
+    """What a batch reads from: a file as it was opened, perhaps around the cache too, or memory alone."""
+
+    file: OpenFile | None
+    direct: OpenFile | None
+    threads: int = 1  # that it takes at least, since they wait
+
+
+MEMORY = Held(None, None)
+
+
+def move(
+    errands: Iterable[Errand],
+    targets: Sequence[memoryview],
+    how: Move = "auto",
+    threads: int | None = None,
+    report: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Bring all runs to their places; those of one file in the order in which they lie there.
+
+    Parameters
+    ----------
+    how : {"auto", "mmap", "read", "direct"}
+    threads : int, optional
+        How many move bytes, the calling one among them.
+    report : function
+        Called by the calling thread now and then, with the bytes of the targets that are there.
+
+    Raises
+    ------
+    TruncatedError
+        A file ends before a tensor does.
+    FormatError
+        A file is another than was opened, or was written to.
+    LoadError
+        The system cannot read a file.
+    """
+    files: dict[object, list[Errand]] = {}
+    for errand in errands:
+        source = errand.run.source
+        files.setdefault(source.path if source.path is not None else id(source), []).append(errand)
+    done = 0
+    for batch in _batches(files.values()):
+        done += _move_batch(batch, targets, how, threads, lambda more, before=done: report(before + more))  # type: ignore[misc]
+
+
+def _batches(files: Iterable[list[Errand]]) -> Iterator[list[list[Errand]]]:
+    batch: list[list[Errand]] = []
+    size = 0
+    for errands in files:
+        errands.sort(key=lambda errand: errand.run.offset)
+        batch.append(errands)
+        size += sum(errand.run.nbytes for errand in errands)
+        if size >= BATCH_BYTES or len(batch) == MAX_OPEN_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _move_batch(
+    batch: list[list[Errand]],
+    targets: Sequence[memoryview],
+    how: Move,
+    threads: int | None,
+    report: Callable[[int], object],
+) -> int:
+    """Move the runs of a few files; returns the bytes of the targets."""
+    transfer = Transfer()
+    numbers: dict[int, int] = {}
+    jobs: list[Errand] = []
+    held = []
+    for errands in batch:
+        found = _hold(errands, how)
+        held.append(found)
+        origins: dict[int, tuple[int, int]] = {}
+        for errand in errands:
+            run = errand.run
+            key = id(run.source) if found.file is None else 0
+            if key not in origins:
+                origins[key] = _add_origin(transfer, run.source, found)
+            if errand.target not in numbers:
+                numbers[errand.target] = transfer.add_target(targets[errand.target])
+            origin, start = origins[key]
+            transfer.add(origin, run.offset - start, run.nbytes, numbers[errand.target], errand.offset, *run.floats)
+            jobs.append(errand)
+    if threads is None:
+        threads = min(_processors(), MAX_COPYING_THREADS)
+        threads = max([threads, *(one.threads for one in held)])
+    _work(transfer, min(threads, transfer.blocks), report)
+    if transfer.failure is not None:
+        _fail(jobs, *transfer.failure)
+    return transfer.total
+
+
+def _hold(errands: list[Errand], how: Move) -> Held:
+    """Open the file that runs lie in, in the way in which it is best read."""
+    file = errands[0].run.source.opened()
+    if file is None or not CAN_READ:
+        return MEMORY
+    if not file.is_unchanged():
+        raise FormatError("was written to after it was opened: open it again", path=file.path)
+    if how == "auto":
+        if filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
+            return Held(file, None, NETWORK_THREADS)
+        samples = list(_samples(errands))
+        is_cold = count_cached(file.descriptor, samples) < len(samples) * MIN_RESIDENT
+        how = "direct" if is_cold else "read"
+    if how == "mmap" and all(errand.run.source.region is not None for errand in errands):
+        return MEMORY
+    direct = file.opened_directly() if how == "direct" else None
+    return Held(file, direct, 1 if direct is None else DISK_THREADS)
+
+
+def _samples(errands: list[Errand]) -> Iterator[int]:
+    """Positions spread evenly over the runs of a file."""
+    step = max(sum(errand.run.nbytes for errand in errands) // SAMPLES, 1)
+    start = place = 0
+    for errand in errands:
+        while place < start + errand.run.nbytes:
+            yield errand.run.offset + place - start
+            place += step
+        start += errand.run.nbytes
+
+
+def _add_origin(transfer: Transfer, source: Source, held: Held) -> tuple[int, int]:
+    """Tell a Transfer what to read from; returns the number of that, and the position in the file where it begins."""
+    if held.file is None:
+        region = source.region
+        assert isinstance(region, Region), "what is not in memory is read from its file"
+        return transfer.add_memory(region, COPY_SPAN, HUGE_PAGE, source.path is not None), source.origin
+    size = held.file.status.st_size
+    if held.direct is not None:
+        return transfer.add_file(held.file.descriptor, size, DISK_SPAN, 0, held.direct.descriptor), 0
+    if held.threads > 1:
+        return transfer.add_file(held.file.descriptor, size, NETWORK_SPAN, 0), 0
+    return transfer.add_file(held.file.descriptor, size, COPY_SPAN, HUGE_PAGE), 0
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _work(transfer: Transfer, threads: int, report: Callable[[int], object]) -> None:
+    """Let so many threads work, of which the calling one is one; whatever stops this one stops all."""
+    workers = [threading.Thread(target=transfer.work, daemon=True) for _ in range(threads - 1)]
+    started: list[threading.Thread] = []
+    try:
+        for worker in workers:
+            try:
+                worker.start()
+            except RuntimeError:  # the system gives no more threads: those that there are do the work
+                break
+            started.append(worker)
+        transfer.work(lambda: report(transfer.done))
+        for worker in started:
+            while worker.is_alive():
+                worker.join(0.1)
+                report(transfer.done)
+    finally:
+        transfer.stop()
+        for worker in started:
+            worker.join()
+
+
+def _fail(jobs: list[Errand], number: int, position: int, error: int | None) -> None:
+    """Raise what stopped the work, with the tensor and the file."""
+    errand = jobs[number]
+    path = errand.run.source.path
+    if error == errno.EFAULT:  # of a mapping: the file was cut, or else its disk fails
+        error = errno.EIO if errand.run.source.still_valid() else None
+    if error is None:
+        raise TruncatedError(
+            f"tensor {errand.name!r}: the file was cut while it was open; open it again", path=path, offset=position
+        )
+    cause = OSError(error, os.strerror(error), path)
+    problem = LoadProblem(errand.name, "its data", f"{os.strerror(error)} at byte {position:#x}")
+    message = f"reading failed at {errand.name!r}: {os.strerror(error)}"
+    raise LoadError(message, LoadReport(errors=[problem]), path) from cause
