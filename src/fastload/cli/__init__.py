@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from fastload import __version__
-from fastload.cli import convert, diff, ls, merge, scan, show, split, tree, verify
+from fastload.cli import bench, convert, diff, ls, merge, scan, show, split, tree, verify
 from fastload.errors import FastloadError, located, printable
 
 __all__ = ["VERBS", "Verb", "main"]
@@ -46,6 +46,7 @@ class Verb(Protocol):
 
 
 VERBS: dict[str, Verb] = {
+    "bench": bench,
     "convert": convert,
     "diff": diff,
     "ls": ls,
