@@ -168,7 +168,7 @@ class _Bench:
         self.threads = threads or len(_processors())
         self.not_cold: str | None = None
         self.resident: float | None = None
-        self.refused: list[Refusal] = []
+        self.refused: list[Refusal] = []  # in each case the first question that a reader refused
         self._dtype = dtype
         self._trouble: str | None = None
         self._request = {
@@ -209,10 +209,8 @@ class _Bench:
                     yield Task(question, state, reader.name)
 
     def _measure(self, task: Task) -> None:
-        if any(row["reader"] == task.reader and row["question"] == task.question for row in self.refused):
-            return
         cold = task.state == COLD
-        if cold and self.not_cold:
+        if (cold and self.not_cold) or self._has_refused(task):
             return
         request = {"task": "read", "reader": task.reader, "question": task.question, "cold": cold}
         answer = _answer({**self._request, **request})
@@ -222,6 +220,12 @@ class _Bench:
             self.not_cold = answer["not_cold"]
         else:
             self._found[task].append(answer)
+
+    def _has_refused(self, task: Task) -> bool:
+        """Whether its reader has refused this question, or one that asks for less."""
+        order = list(QUESTIONS)
+        refused = [row["question"] for row in self.refused if row["reader"] == task.reader]
+        return any(question and order.index(question) <= order.index(task.question) for question in refused)
 
     def _find_limits(self, state: str) -> None:
         request = {"task": "limits", "cold": state == COLD, "nbytes": self.subject.source["nbytes"]}
