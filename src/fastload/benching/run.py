@@ -19,7 +19,7 @@ from fastload.benching.report import Found, LimitFound, Machine, Refusal, Report
 from fastload.casting import FLOATS
 from fastload.errors import FastloadError, UnsupportedError
 
-__all__ = ["PEERS", "Subject", "choose", "look_at", "measure"]
+__all__ = ["PEERS", "Subject", "choose", "look_at", "machine", "measure"]
 
 PEERS = {reader.name: reader for reader in READERS if reader is not FASTLOAD}
 READ_IN_FULL = ("touch", "load", "cast")  # the questions that read every byte
@@ -131,7 +131,7 @@ def measure(
     bench.run(cold)
     return {
         "source": subject.source,
-        "machine": _machine(),
+        "machine": machine(),
         "settings": {"repeat": repeat, "threads": threads, "cold": cold and not bench.not_cold, "dtype": target},
         "notes": bench.notes(),
         "limits": bench.limits(),
@@ -327,7 +327,8 @@ def _refusal(reader: Reader, why: str) -> Refusal:
     return {"reader": reader.name, "question": None, "why": why}
 
 
-def _machine() -> Machine:
+def machine() -> Machine:
+    """What this machine is, by nothing that tells whose it is."""
     return {
         "cpu": kernel.cpu_name(),
         "cores": len(_processors()),
