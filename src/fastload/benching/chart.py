@@ -13,12 +13,12 @@ __all__ = ["Bar", "Bars", "Curve", "bar_chart", "curve_chart"]
 
 WIDTH = 760
 MARGIN = 20
-LABEL_WIDTH = 210
+LABEL_WIDTH = 250
 VALUE_WIDTH = 150
 ROW = 22
 HEADING = 40
 PLOT_HEIGHT = 300
-MAX_LABEL = 32  # characters, which fit into LABEL_WIDTH
+MAX_LABEL = 38  # characters, which fit into LABEL_WIDTH
 MAX_TEXT = 110  # characters, which fit into WIDTH
 
 STYLE = """\
