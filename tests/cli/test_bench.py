@@ -265,6 +265,18 @@ def test_arrays_are_found_at_any_depth_of_what_torch_has_read():
     assert [array.nbytes for array in arrays_in(nested)] == [6, 8, 1]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch will let go of its quantised tensors
+def test_arrays_of_torch_are_found_though_numpy_has_no_such_thing():
+    unusual = [
+        torch.quantize_per_tensor(torch.ones(3), 0.5, 0, torch.qint8),
+        torch.ones(2, dtype=torch.complex64).conj(),
+        torch.zeros(2, 3).T,
+        torch.nn.Parameter(torch.zeros(1)),
+    ]
+
+    assert [array.nbytes for array in arrays_in(unusual)] == [3, 16, 24, 4]
+
+
 def test_a_spread_has_the_median_and_the_ends():
     assert spread_of([3, 1, 2]) == {"median": 2, "low": 1, "high": 3, "runs": [3, 1, 2]}
 

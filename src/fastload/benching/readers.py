@@ -291,7 +291,8 @@ def _bytes_of_torch(value: Any) -> Iterator[Array]:
     import torch
 
     for tensor in _tensors(value):
-        yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        plain = tensor.int_repr() if tensor.is_quantized else tensor.resolve_conj().resolve_neg()
+        yield plain.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 # numpy
