@@ -116,7 +116,7 @@ def measure(
     subject : Subject
     peers : sequence of Reader
     repeat : int
-        Rounds. Within each all readers have their turn, in another order than in the one before.
+        Rounds. Within each all readers have their turn, the order turned round from one to the next.
     threads : int, optional
         That readers may use; the limits are measured with one and with these, or with as many as there are processors.
     dtype : str, optional
@@ -193,7 +193,7 @@ class _Bench:
                 if state == COLD and self.not_cold:
                     break
                 self._find_limits(state)
-                for task in tasks[number % len(tasks) :] + tasks[: number % len(tasks)]:
+                for task in reversed(tasks) if number % 2 else tasks:
                     self._measure(task)
                     done += 1
                     if self._watch:
@@ -302,8 +302,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     import subprocess  # 5 ms, which the other verbs can do without
 
     # -P: whatever lies in the current folder is data, and no module of ours.
-    command = [sys.executable, "-P", "-m", "fastload.benching.worker", json.dumps(request)]
-    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    command = [sys.executable, "-P", "-m", "fastload.benching.worker"]
+    told = json.dumps(request)  # not as an argument: the paths of a thousand shards are longer than one may be
+    finished = subprocess.run(command, input=told, capture_output=True, text=True, errors="replace")
     lines = finished.stdout.splitlines()
     if finished.returncode or not lines:
         talk = finished.stderr.strip().splitlines()

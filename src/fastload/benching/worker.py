@@ -1,7 +1,7 @@
 """A process of its own for one measurement: its memory and its caches are nobody else's.
 
-It takes a request as JSON, as its only argument, and gives its answer as the last line of its output: libraries that
-talk do not disturb it.
+It takes a request as JSON from its input, and its answer is the last line of its output. What libraries say goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 from fastload.benching import kernel, limits
@@ -101,14 +102,13 @@ def _why(error: BaseException) -> str:
 
 def main() -> None:
     """Answer the request that this process was started with."""
-    request = json.loads(sys.argv[1])
+    request = json.load(sys.stdin)
     try:
-        answer = TASKS[request["task"]](request)
+        with redirect_stdout(sys.stderr):
+            answer = TASKS[request["task"]](request)
     except Exception as error:
         answer = {"refused": _why(error)}  # a peer may refuse a file with any exception: its row says so
-    sys.stdout.flush()
     json.dump(answer, sys.stdout)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
