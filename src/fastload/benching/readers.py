@@ -18,7 +18,7 @@ import fastload
 from fastload.casting import FLOATS
 from fastload.dtypes import CODES, numpy_dtype
 
-__all__ = ["FASTLOAD", "QUESTIONS", "READERS", "Job", "Reader", "arrays_in", "touch"]
+__all__ = ["FASTLOAD", "PEERS", "QUESTIONS", "READERS", "Job", "Reader", "arrays_in", "touch"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -508,3 +508,5 @@ READERS = (
         _mlx_warm_up,
     ),
 )
+
+PEERS = {reader.name: reader for reader in READERS if reader is not FASTLOAD}

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 __all__ = ["Found", "LimitFound", "Machine", "ReaderUsed", "Refusal", "Report", "Settings", "SourceRead", "Spread"]
-__all__ += ["SCHEMA", "spread_of"]
-
-SCHEMA = "fastload.bench/1"
+__all__ += ["spread_of"]
 
 
 class Spread(TypedDict):

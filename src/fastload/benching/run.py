@@ -14,14 +14,13 @@ import numpy as np
 
 from fastload import checkpoint
 from fastload.benching import kernel, limits
-from fastload.benching.readers import FASTLOAD, QUESTIONS, READERS, Reader
+from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS, Reader
 from fastload.benching.report import Found, LimitFound, Machine, Refusal, Report, SourceRead, spread_of
 from fastload.casting import FLOATS
 from fastload.errors import FastloadError, UnsupportedError
 
-__all__ = ["PEERS", "Subject", "choose", "look_at", "machine", "measure"]
+__all__ = ["Subject", "choose", "look_at", "machine", "measure"]
 
-PEERS = {reader.name: reader for reader in READERS if reader is not FASTLOAD}
 READ_IN_FULL = ("touch", "load", "cast")  # the questions that read every byte
 WARM, COLD = "warm", "cold"
 MUCH_MEMORY = 3  # the files, what is read of them and a copy: of so many times the bytes, more is told

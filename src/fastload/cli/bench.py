@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastload.atomic import publish
-from fastload.benching import chart
-from fastload.benching.readers import FASTLOAD, QUESTIONS
-from fastload.benching.report import SCHEMA, Found, LimitFound, Report, Spread
-from fastload.benching.run import PEERS, choose, look_at, measure
+from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
 from fastload.cli.document import document
 from fastload.cli.progress import progress
 from fastload.cli.table import Column, Paint, counted, human_size, layout, painter
 from fastload.dtypes import CODES
 from fastload.errors import printable
+
+if TYPE_CHECKING:
+    from fastload.benching.chart import Bar
+    from fastload.benching.report import Found, LimitFound, Report, Spread
 
 SUMMARY = "measure how fast a file is read here, beside peers and the machine's limits"
 ABOUT = f"""\
@@ -28,6 +29,7 @@ Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-torch --cold"
 
 NO_PEERS = "none"
+SCHEMA = "fastload.bench/1"
 DEFAULT_ROUNDS = 5
 STANDARD_OUTPUT = "-"
 
@@ -75,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure."""
+    from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
+
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
     with progress("measuring", counts="measurements") as watch:
@@ -205,6 +209,8 @@ def _seconds(seconds: float) -> str:
 
 def _drawn(report: Report) -> str:
     """The report as a chart of bars: speeds where all bytes are read, and times where they are not."""
+    from fastload.benching.chart import Bars, bar_chart
+
     source, machine = report["source"], report["machine"]
     groups = []
     for state in ("warm", "cold"):
@@ -220,15 +226,17 @@ def _drawn(report: Report) -> str:
                     for row in report["limits"]
                     if row["name"] == limit
                 ]
-                groups.append(chart.Bars(heading, bars))
+                groups.append(Bars(heading, bars))
     title = f"{os.path.basename(source['path'].rstrip(os.sep))}: {human_size(source['nbytes'])}"
     subtitle = f"{counted(source['tensors'], 'tensor')}, {source['format']}; {machine['cpu']}, {machine['system']}"
-    return chart.bar_chart(title, subtitle, groups)
+    return bar_chart(title, subtitle, groups)
 
 
-def _bar(label: str, spread: Spread, is_speed: bool, kind: str = "") -> chart.Bar:
+def _bar(label: str, spread: Spread, is_speed: bool, kind: str = "") -> Bar:
+    from fastload.benching.chart import Bar
+
     median = spread["median"]
     shown = f"{median:.2f} GB/s" if is_speed else _seconds(median)
-    return chart.Bar(
+    return Bar(
         label, median, spread["low"], spread["high"], kind or ("ours" if label == FASTLOAD.name else "peer"), shown
     )
