@@ -17,6 +17,7 @@ from pairs import Side
 COUNTS = (10, 100, 1_000) if inputs.QUICK else (10, 100, 1_000, 20_000, 200_000)
 MIBS = (1, 16) if inputs.QUICK else (1, 16, 256, 1_024, 4_096)
 UNWANTED = "*.attn.out.weight"
+GROWTH = "at most 1.3 × as long for each tensor of the larger file"
 CHECKS = "maps, parses and checks the header"
 
 
@@ -94,3 +95,18 @@ def test_views_and_load(in_turn, files, mib):
     ]
     assert sum(array.nbytes for array in fastload.load(path).values()) == nbytes
     in_turn(f"load {mib:,} MiB", sides, curve=("views and load", "MiB", mib))
+
+
+@pytest.mark.parametrize("what", ["open", "list", "select"])
+def test_time_of_one_tensor(in_turn, files, what):
+    def side(count):
+        path = files.many(count, "safetensors")
+        checkpoint = fastload.open(path)
+        run = {
+            "open": lambda: fastload.open(path),
+            "list": lambda: listed(path),
+            "select": lambda: checkpoint.select(exclude=UNWANTED),
+        }[what]
+        return Side(f"{count:,} tensors", f"{what}, by the number of tensors", run, count=count)
+
+    in_turn(f"{what}: one tensor of many", [side(COUNTS[-2]), side(COUNTS[-1])], bar=GROWTH)

@@ -134,8 +134,8 @@ def in_turn(replay: Callable[..., None], benchmark: Any, results: Results) -> Ca
     ) -> None:
         inputs.freeze()
         for side in sides:  # imports, and what else is done but once
-            pairs.timed(side.run)
-        seconds = pairs.in_turn([functools.partial(pairs.timed, side.run) for side in sides], rounds)
+            pairs.timed(side)
+        seconds = pairs.in_turn([functools.partial(pairs.timed, side) for side in sides], rounds)
         rows = pairs.compared(sides, seconds)
         benchmark.extra_info.update(pairs=rows, bar=bar, curve=curve)
         replay(group, sides[0].name, sides[0].work, seconds[0])

@@ -35,22 +35,25 @@ class Side(NamedTuple):
         What is timed; what it returns is let go outside of the time.
     nbytes : int or None
         That it goes through, where a speed means something.
+    count : int
+        Of what it does many times: its time is told for one.
     """
 
     name: str
     work: str
     run: Callable[[], object]
     nbytes: int | None = None
+    count: int = 1
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Seconds of one run."""
+def timed(side: Side) -> float:
+    """Seconds of one run, for each of what it counts."""
     gc.collect()
     start = time.perf_counter()
-    kept = run()
+    kept = side.run()
     seconds = time.perf_counter() - start
     del kept
-    return seconds
+    return seconds / side.count
 
 
 def in_turn(measures: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:

@@ -123,3 +123,11 @@ def test_ratios_are_taken_within_a_round():
 
     assert ours["ratio"] == {"median": 1, "low": 1, "high": 1} and ours["gb_per_s"] == 0.5
     assert theirs["ratio"] == {"median": 3, "low": 2, "high": 5} and theirs["gb_per_s"] is None
+
+
+def test_the_time_of_many_is_told_for_one():
+    once, thousandth = (
+        pairs.timed(pairs.Side("", "", lambda: sum(range(100_000)), count=count)) for count in (1, 1000)
+    )
+
+    assert 0 < thousandth < once
