@@ -192,6 +192,16 @@ def test_wrong_flags_are_status_2(flags, capsys):
     assert capsys.readouterr().err.startswith("usage: fastload bench")
 
 
+def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(smallest_file("safetensors"))
+
+    status = main(["bench", str(path), "--plot", str(tmp_path / "none" / "m.svg")])
+
+    assert status == 3
+    assert capsys.readouterr() == ("", f"fastload: {tmp_path}/none/m.svg: there is no such folder\n")
+
+
 def test_a_checkpoint_without_bytes_is_status_3(tmp_path, capsys):
     (tmp_path / "m").write_bytes(safetensors_file({}))
 

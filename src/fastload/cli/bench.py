@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
 
+    for path in (arguments.json, arguments.plot):
+        _check_folder(path)  # before the minutes that measuring takes
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
     with progress("measuring", counts="measurements") as watch:
@@ -138,6 +141,11 @@ def _document(report: Report) -> str:
         results=report["results"],
         refused=report["refused"],
     )
+
+
+def _check_folder(path: str | None) -> None:
+    if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
 
 
 def _write(path: str, text: str) -> None:
