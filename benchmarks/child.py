@@ -107,7 +107,7 @@ def subset(name: str, path: str, step: str, state: str) -> dict[str, Any]:
     """The memory that a reader takes for one tensor in *step* of a file, and what it reads of the disk."""
     import fastload
     import memory
-    from fastload.benching import kernel
+    from fastload.benching import kernel, limits
     from fastload.benching.readers import TINY, arrays_in, touch
 
     with fastload.open(path) as checkpoint:
@@ -121,6 +121,7 @@ def subset(name: str, path: str, step: str, state: str) -> dict[str, Any]:
         "safe_open numpy": lambda: safe_open_tensors(path, "np", names),
         "safe_open torch": lambda: safe_open_tensors(path, "pt", names),
     }[name]
+    limits.read_through([path])
     not_cold = kernel.evict([path]) if state == "cold" else None
     gc.collect()
     memory.forget_peak()
