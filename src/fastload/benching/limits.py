@@ -22,7 +22,7 @@ __all__ = ["DISK", "LIMITS", "Limit", "measure_disk", "measure_memory", "read_th
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MIN_BYTES = 16 << 20  # less fits into the caches of many processors
+MIN_BYTES = 64 << 20  # less fits into the caches of many processors
 MAX_BYTES = 512 << 20  # more takes time and tells the same
 BLOCK_BYTES = 4 << 20  # of one read of the disk
 DISK_THREADS = 4  # that read at the same time, since one leaves a fast disk idle
@@ -50,15 +50,18 @@ def measure_memory(nbytes: int, threads: int) -> list[tuple[str, int, int, float
     size = min(max(nbytes, MIN_BYTES), MAX_BYTES)
     source = np.full(size, 1, np.uint8)
     target = np.full(size, 2, np.uint8)
-    works: tuple[Callable[[int], float], ...] = (
+    works: list[Callable[[int], float]] = [
         lambda parts: _timed(lambda at: np.maximum.reduce(source[at]), size, parts),
         lambda parts: _timed(lambda at: np.copyto(target[at], source[at]), size, parts),
-        lambda parts: _into_fresh(source, "MADV_HUGEPAGE", parts),
-        lambda parts: _into_fresh(source, "MADV_NOHUGEPAGE", parts),
-    )
+    ]
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # where pages are as the system pleases, nobody knows what would be measured
+        works += [
+            lambda parts: _into_fresh(source, mmap.MADV_HUGEPAGE, parts),
+            lambda parts: _into_fresh(source, mmap.MADV_NOHUGEPAGE, parts),
+        ]
     counts = sorted({1, threads})
     return [
-        (limit.name, count, size, work(count)) for limit, work in zip(LIMITS, works, strict=True) for count in counts
+        (limit.name, count, size, work(count)) for limit, work in zip(LIMITS, works, strict=False) for count in counts
     ]
 
 
@@ -106,12 +109,10 @@ def _timed(work: Callable[[slice], object], size: int, parts: int) -> float:
         return time.perf_counter() - start
 
 
-def _into_fresh(source: Array, advice: str, parts: int) -> float:
+def _into_fresh(source: Array, advice: int, parts: int) -> float:
     """Seconds of a copy into memory that no process has used before."""
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    fresh = mmap.mmap(-1, len(source) + HUGE_PAGE_BYTES, **private)
-    if hasattr(mmap, advice):
-        fresh.madvise(getattr(mmap, advice))
+    fresh = mmap.mmap(-1, len(source) + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    fresh.madvise(advice)
     whole = np.frombuffer(fresh, np.uint8)
     target = whole[-whole.ctypes.data % HUGE_PAGE_BYTES :][: len(source)]
     return _timed(lambda at: np.copyto(target[at], source[at]), len(source), parts)
