@@ -1,7 +1,7 @@
 PYTHON ?= python3
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test test-instructions lint bench fuzz sanitize coverage clean
+.PHONY: demo test test-instructions lint bench bench-report fuzz sanitize coverage clean
 
 demo: .venv/built
 	.venv/bin/python benchmarks/demo.py
@@ -17,8 +17,14 @@ lint: .venv/with-lint
 	.venv/bin/mypy && PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 	.venv/bin/stubtest fastload._native --allowlist tests/stubtest_allowlist.txt
 
+# A quick run is for trying: it leaves what is stored alone.
 bench: .venv/with-test
-	.venv/bin/python -m pytest -q benchmarks
+	mkdir -p build docs/benchmarks
+	.venv/bin/python -m pytest -q benchmarks --benchmark-json build/benchmarks.json
+	test -n "$$FASTLOAD_BENCH_QUICK" || cp build/benchmarks.json docs/benchmarks/results.json
+
+bench-report: .venv/with-test
+	.venv/bin/python benchmarks/report.py docs/benchmarks/results.json docs
 
 fuzz: .venv/with-test
 	.venv/bin/python -X dev -m pytest -q tests/hostile

@@ -103,6 +103,58 @@ class Server:
         self.process.communicate()
 
 
+def subset(name: str, path: str, step: str, state: str) -> dict[str, Any]:
+    """The memory that a reader takes for one tensor in *step* of a file, and what it reads of the disk."""
+    import fastload
+    import memory
+    from fastload.benching import kernel, limits
+    from fastload.benching.readers import TINY, arrays_in, touch
+
+    with fastload.open(path) as checkpoint:
+        names = list(checkpoint)[:: int(step)]
+    if name == "safe_open torch":
+        importlib.import_module("torch")
+    fastload.load(TINY)  # what is imported when it is first needed
+    read = {
+        "fastload views": lambda: tensors_of(fastload.open(path), names),
+        "fastload load()": lambda: fastload.load(path, include=names),
+        "safe_open numpy": lambda: safe_open_tensors(path, "np", names),
+        "safe_open torch": lambda: safe_open_tensors(path, "pt", names),
+    }[name]
+    limits.read_through([path])
+    not_cold = kernel.evict([path]) if state == "cold" else None
+    gc.collect()
+    memory.forget_peak()
+    before, read_before = memory.status(), memory.read_bytes()
+    start = time.perf_counter()
+    result = read()
+    touch(arrays_in(result))
+    seconds = time.perf_counter() - start
+    after = memory.status()
+    return {
+        "seconds": seconds,
+        "anonymous": after["RssAnon"] - before["RssAnon"],
+        "file": after["RssFile"] - before["RssFile"],
+        "peak": after["VmHWM"] - before["VmRSS"],
+        "read_bytes": memory.read_bytes() - read_before,
+        "nbytes": sum(array.nbytes for array in arrays_in(result)),
+        "not_cold": not_cold,
+    }
+
+
+def tensors_of(file: Any, names: list[str]) -> list[Any]:
+    """Tensors by name, of one open file."""
+    return [file[name] for name in names]
+
+
+def safe_open_tensors(path: str, framework: str, names: list[str]) -> list[Any]:
+    """Tensors by name, through one safe_open."""
+    import safetensors
+
+    file = safetensors.safe_open(path, framework=framework)
+    return [file.get_tensor(name) for name in names]
+
+
 def count_pages(path: str) -> dict[str, Any]:
     """How much of a mapped file fastload touches while it makes every array, and how much lies outside of it."""
     import fastload
@@ -135,6 +187,7 @@ VERBS = {
     "serve": serve,
     "count-pages": count_pages,
     "read-guarded": read_guarded,
+    "subset": subset,
 }
 
 if __name__ == "__main__":

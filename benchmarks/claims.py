@@ -25,6 +25,7 @@ import child
 import fastload
 import inputs
 import readers
+from pairs import in_turn
 
 LAST_SAFETENSORS = inputs.SAFETENSORS_COUNTS[-1]
 LAST_TORCH = inputs.TORCH_COUNTS[-1]
@@ -57,14 +58,7 @@ def timed(reader: readers.Reader, source: object) -> float:
 
 def in_pairs(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
     """Both in turn, the order changing from pair to pair."""
-    found = []
-    for number in range(pairs):
-        if number % 2:
-            second = theirs()
-            found.append((ours(), second))
-        else:
-            found.append((ours(), theirs()))
-    return found
+    return list(zip(*in_turn([ours, theirs], pairs), strict=True))
 
 
 def spread(values: list[float], unit: str) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import gc
 import importlib
+import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fastload
 import inputs
+import pairs
+from fastload.benching.run import machine
 from memory import MIB
 from readers import Reader
+from report import shown
 
 MAX_ROUNDS = 3 if inputs.QUICK else 15
 SECONDS_A_READER = 3.0  # what all rounds together may take, though there are always three
@@ -28,7 +36,7 @@ class Results:
 
     def add_time(self, benchmark: Any, name: str, work: str) -> None:
         """Keep the median of a finished benchmark; there is none under --benchmark-disable."""
-        benchmark.extra_info["work"] = work
+        benchmark.extra_info.update(name=name, work=work)
         if benchmark.stats is not None:
             self.times.setdefault(benchmark.group, {})[name] = (benchmark.stats.stats.median, work)
 
@@ -109,6 +117,56 @@ def replay(benchmark: Any, results: Results) -> Callable[..., None]:
     return run
 
 
+@pytest.fixture
+def in_turn(replay: Callable[..., None], benchmark: Any, results: Results) -> Callable[..., None]:
+    """Compare sides that take turns (pairs.py); the first is what others are compared with.
+
+    *bar* is what is wanted; *curve* is (title, what grows, how much of it).
+    """
+
+    def run(
+        group: str,
+        sides: Sequence[pairs.Side],
+        *,
+        rounds: int = pairs.ROUNDS,
+        bar: str = "",
+        curve: tuple[str, str, int] | None = None,
+    ) -> None:
+        inputs.freeze()
+        for side in sides:  # imports, and what else is done but once
+            pairs.timed(side)
+        seconds = pairs.in_turn([functools.partial(pairs.timed, side) for side in sides], rounds)
+        rows = pairs.compared(sides, seconds)
+        benchmark.extra_info.update(pairs=rows, bar=bar, curve=curve)
+        replay(group, sides[0].name, sides[0].work, seconds[0])
+        for row in rows[1:]:
+            results.times.setdefault(group, {})[row["name"]] = (row["seconds"]["median"], row["work"])
+
+    return run
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What the figures were measured on, and nothing that tells whose machine it is."""
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors", "torch")}
+    machine_info.clear()
+    machine_info.update({**machine(), **versions, "fastload": fastload.__version__})
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
+    """Keep what `report.py` needs: no paths, no host, no single runs; and the question of each file."""
+    output_json.update(commit_info={}, quick=inputs.QUICK)
+    for found in output_json["benchmarks"]:
+        file = Path(found["fullname"].partition("::")[0]).name
+        found.update(params=None, param=None, options={}, file=file, question=question_of(file))
+        found["stats"].pop("data", None)
+
+
+def question_of(file: str) -> str:
+    """The first sentence of a benchmark's docstring."""
+    text = ast.get_docstring(ast.parse((Path(__file__).parent / file).read_text())) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The tables that end a run."""
     found = config.stash[RESULTS]
@@ -132,11 +190,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             for name, row in rows.items():
                 anonymous, file, peak = (row[key] / MIB for key in ("anonymous", "file", "peak"))
                 terminalreporter.write_line(f"  {name:<26}{anonymous:>12.1f}{file:>14.1f}{peak:>10.1f}")
-
-
-def shown(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.2f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"

@@ -76,6 +76,10 @@ class Inputs:
         """A file of 2 GiB."""
         return self._written(f"large-{LARGE_COUNT}x{LARGE_SHAPE[0]}.{suffix}", large())
 
+    def sized(self, mib: int) -> Path:
+        """A safetensors file of so many tensors of 1 MiB."""
+        return self._written(f"{mib}-mib.safetensors", uniform(mib, shape=(512, 1024), dtype="float16"))
+
     def module(self, count: int) -> Path:
         """An archive of a whole module of *count* tensors, written by torch in a process that has its class."""
         program = (

@@ -46,6 +46,7 @@ class Verb(Protocol):
 
 # The verbs, for the list of them. Each is the module of its name, imported when it is asked for.
 VERBS = {
+    "bench": "measure how fast a checkpoint is read here, beside other libraries",
     "convert": "write a checkpoint in another format, or with other names and dtypes",
     "diff": "compare two checkpoints: names, shapes, dtypes, values",
     "ls": "list the tensors in a checkpoint",

@@ -12,16 +12,16 @@ __all__ = ["progress"]
 PATIENCE = 1.0  # seconds without a bar: most work is done by then
 INTERVAL = 0.1  # seconds between two lines
 
-Report = Callable[[int, int], object]  # (bytes done, bytes in all)
+Report = Callable[[int, int], object]  # (done, in all)
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report | None]:
-    """What to call with the bytes that are done and those in all; None where nobody watches."""
+def progress(what: str, *, counts: str = "bytes") -> Iterator[Report | None]:
+    """What to call with the bytes, or what else it counts, that are done and in all; None where nobody watches."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
-    bar = _Bar(what)
+    bar = _Bar(what, counts)
     try:
         yield bar
     finally:
@@ -29,8 +29,9 @@ def progress(what: str) -> Iterator[Report | None]:
 
 
 class _Bar:
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, counts: str) -> None:
         self._what = what
+        self._counts = counts
         self._next = time.monotonic() + PATIENCE
         self._show: Report | None = None
         self._end: Callable[[], object] = lambda: None
@@ -41,24 +42,31 @@ class _Bar:
             return
         self._next = now + INTERVAL
         if self._show is None:
-            self._show, self._end = _of_rich(self._what) or _plain(self._what)
+            self._show, self._end = _of_rich(self._what, self._counts) or _plain(self._what)
         self._show(done, total)
 
     def close(self) -> None:
         self._end()
 
 
-def _of_rich(what: str) -> tuple[Report, Callable[[], object]] | None:
+def _of_rich(what: str, counts: str) -> tuple[Report, Callable[[], object]] | None:
     """A bar of rich's, if that is installed."""
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
     except ImportError:
         return None
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(binary_units=True) if counts == "bytes" else MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,

@@ -1,0 +1,249 @@
+"""`fastload bench`: how fast a file is read on this machine, beside peers and what the machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastload.atomic import publish
+from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
+from fastload.cli.document import document
+from fastload.cli.progress import progress
+from fastload.cli.table import Column, Paint, counted, human_size, layout, painter
+from fastload.dtypes import CODES
+from fastload.errors import printable
+
+if TYPE_CHECKING:
+    from fastload.benching.chart import Bar
+    from fastload.benching.report import Found, LimitFound, Report, Spread
+
+ABOUT = f"""\
+Measure how fast a checkpoint is read on this machine, beside the libraries that are installed
+and what the machine can do at best. Each measurement has a process of its own; all have their
+turn in each round. Shown are medians, and the lowest and highest. Nothing in the file is run.
+Peers: {", ".join(PEERS)}.
+Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
+EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-torch --cold"
+
+NO_PEERS = "none"
+SCHEMA = "fastload.bench/1"
+DEFAULT_ROUNDS = 5
+STANDARD_OUTPUT = "-"
+
+COLUMNS = (
+    Column("reader"),
+    Column("time", right=True, style="bold"),
+    Column("low – high", right=True),
+    Column("GB/s", right=True, style="green"),
+    Column("× fastload", right=True, style="cyan"),
+    Column("own memory", right=True),
+    Column("page cache", right=True),
+    Column("peak", right=True),
+    Column("page faults", right=True),
+)
+LIMIT_COLUMNS = (
+    Column("the machine itself"),
+    Column("threads", right=True),
+    Column("GB/s", right=True, style="green"),
+    Column("low – high", right=True),
+)
+LIMIT_OF = {  # what a reader that answers the question in the best way would come to
+    ("touch", "warm"): "read memory",
+    ("load", "warm"): "copy into fresh huge pages",
+    ("touch", "cold"): "read the disk",
+    ("load", "cold"): "read the disk",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bench`."""
+    parser.add_argument("path", metavar="SOURCE", help="a checkpoint: a file, a folder, an index of shards")
+    parser.add_argument(
+        "--against",
+        metavar="PEERS",
+        type=_peers,
+        help="names with commas between; none; if not given, all that are installed and made for the format",
+    )
+    parser.add_argument("--cold", action="store_true", help="also with the files out of the page cache")
+    parser.add_argument("--repeat", metavar="N", type=_count, default=DEFAULT_ROUNDS, help="rounds (5)")
+    parser.add_argument("--threads", metavar="N", type=_count, help="that readers may use; else as each likes")
+    parser.add_argument("--dtype", metavar="DTYPE", type=_dtype, help="to cast floats to (float32, or bfloat16)")
+    parser.add_argument("--json", metavar="FILE", help=f"write all figures, too, - for here: schema {SCHEMA}")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw a chart of bars")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure."""
+    from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
+
+    for path in (arguments.json, arguments.plot):
+        _check_folder(path)  # before the minutes that measuring takes
+    subject = look_at(arguments.path)
+    peers, refused = choose(arguments.against, subject.source["format"])
+    with progress("measuring", counts="measurements") as watch:
+        report = measure(
+            subject,
+            peers,
+            repeat=arguments.repeat,
+            threads=arguments.threads,
+            dtype=arguments.dtype,
+            cold=arguments.cold,
+            watch=watch,
+        )
+    report["refused"][:0] = refused
+    told = _document(report)
+    if arguments.json == STANDARD_OUTPUT:
+        print(told)
+    else:
+        print("\n".join(_lines(report, painter())))
+    if arguments.json not in (None, STANDARD_OUTPUT):
+        _write(arguments.json, f"{told}\n")
+    if arguments.plot is not None:
+        _write(arguments.plot, _drawn(report))
+    return 0
+
+
+def _peers(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")] if text != NO_PEERS else []
+    for name in names:
+        if name not in PEERS:
+            known = [peer if reader.version else f"{peer} (not installed)" for peer, reader in PEERS.items()]
+            raise argparse.ArgumentTypeError(f"there is no peer {name!r}; there are {', '.join(known)}")
+    return names
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
+    return int(text)
+
+
+def _dtype(text: str) -> str:
+    from fastload.casting import FLOATS
+
+    if text not in CODES or text not in FLOATS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a dtype of floats; there are {', '.join(FLOATS)}")
+    return text
+
+
+def _document(report: Report) -> str:
+    lists = ("limits", "readers", "results", "refused")
+    fields: Mapping[str, Any] = {key: value for key, value in report.items() if key not in lists}
+    return document(
+        SCHEMA,
+        fields,
+        limits=report["limits"],
+        readers=report["readers"],
+        results=report["results"],
+        refused=report["refused"],
+    )
+
+
+def _check_folder(path: str | None) -> None:
+    if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
+
+
+def _write(path: str, text: str) -> None:
+    with publish(path, overwrite=True) as file:
+        file.write(text.encode())
+
+
+def _lines(report: Report, paint: Paint) -> Iterator[str]:
+    """The report as people read it."""
+    source, machine, settings = report["source"], report["machine"], report["settings"]
+    files = f" in {counted(source['files'], 'file')}" if source["files"] != 1 else ""
+    yield paint(
+        f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}, "
+        f"{human_size(source['nbytes'])}{files}",
+        "bold",
+    )
+    memory = f", {human_size(machine['memory'])} of memory" if machine["memory"] else ""
+    yield f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}"
+    yield f"medians of {counted(settings['repeat'], 'round')}, each measurement in a process of its own"
+    for state in ("warm", "cold"):
+        found = [row for row in report["results"] if row["state"] == state]
+        for question, about in QUESTIONS.items():
+            rows = [row for row in found if row["question"] == question]
+            if rows:
+                yield ""
+                shown = about if question != "cast" else f"{about}: {settings['dtype']}"
+                yield paint(f"{state}, {shown}", "bold")
+                yield from layout(COLUMNS, map(_cells, rows), paint)
+    yield ""
+    yield from layout(LIMIT_COLUMNS, map(_limit_cells, report["limits"]), paint)
+    yield ""
+    for reader in report["readers"]:
+        yield f"{paint(reader['name'], 'bold')} {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"
+    for refusal in report["refused"]:
+        about = f" ({refusal['question']})" if refusal["question"] else ""
+        yield f"{paint(printable(refusal['reader']), 'bold')}{about}: not measured: {printable(refusal['why'])}"
+    for note in report["notes"]:
+        yield f"note: {printable(note)}"
+
+
+def _cells(row: Found) -> tuple[str, ...]:
+    memory, faults = row["memory"], row["faults"]
+    speed, ratio = row["gb_per_s"], row["ratio"]
+    return (
+        row["reader"],
+        _seconds(row["seconds"]["median"]),
+        f"{_seconds(row['seconds']['low'])} – {_seconds(row['seconds']['high'])}",
+        f"{speed['median']:.2f}" if speed else "",
+        f"{ratio['median']:,.2f}" if ratio else "",
+        human_size(memory["private"]) if memory else "",
+        human_size(memory["page_cache"]) if memory else "",
+        human_size(memory["peak"]) if memory and memory["peak"] is not None else "",
+        f"{faults['minor'] + faults['major']:,}" if faults else "",
+    )
+
+
+def _limit_cells(row: LimitFound) -> tuple[str, ...]:
+    speed = row["gb_per_s"]
+    return (row["name"], str(row["threads"]), f"{speed['median']:.2f}", f"{speed['low']:.2f} – {speed['high']:.2f}")
+
+
+def _seconds(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.2f} {unit}"
+    return f"{seconds * 1e6:.1f} µs"
+
+
+def _drawn(report: Report) -> str:
+    """The report as a chart of bars: speeds where all bytes are read, and times where they are not."""
+    from fastload.benching.chart import Bars, bar_chart
+
+    source, machine = report["source"], report["machine"]
+    groups = []
+    for state in ("warm", "cold"):
+        for question in QUESTIONS:
+            rows = [row for row in report["results"] if row["state"] == state and row["question"] == question]
+            if rows:
+                full = rows[0]["gb_per_s"] is not None
+                heading = f"{state}, {question}: {'GB/s, longer is better' if full else 'time, shorter is better'}"
+                bars = [_bar(row["reader"], row["gb_per_s"] or row["seconds"], full) for row in rows]
+                limit = LIMIT_OF.get((question, state))
+                bars += [
+                    _bar(f"{limit}, {counted(row['threads'], 'thread')}", row["gb_per_s"], full, "limit")
+                    for row in report["limits"]
+                    if row["name"] == limit
+                ]
+                groups.append(Bars(heading, bars))
+    title = f"{os.path.basename(source['path'].rstrip(os.sep))}: {human_size(source['nbytes'])}"
+    subtitle = f"{counted(source['tensors'], 'tensor')}, {source['format']}; {machine['cpu']}, {machine['system']}"
+    return bar_chart(title, subtitle, groups)
+
+
+def _bar(label: str, spread: Spread, is_speed: bool, kind: str = "") -> Bar:
+    from fastload.benching.chart import Bar
+
+    median = spread["median"]
+    shown = f"{median:.2f} GB/s" if is_speed else _seconds(median)
+    return Bar(
+        label, median, spread["low"], spread["high"], kind or ("ours" if label == FASTLOAD.name else "peer"), shown
+    )
