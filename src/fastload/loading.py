@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ def _load(
 
 def _pieces(tensors: Tensors, entries: list[TensorEntry]) -> tuple[list[Piece], list[int]]:
     """What there is to load, and which of it each tensor is."""
-    makings: list[Making] = list(range(len(entries)))
+    makings: Sequence[Making] = range(len(entries))
     base = tensors
     if isinstance(tensors, PlannedTensors):
         makings, base = tensors.table.makings, tensors.base
