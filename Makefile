@@ -1,7 +1,7 @@
 PYTHON ?= python3
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test test-instructions lint bench bench-report fuzz sanitize coverage clean
+.PHONY: demo test test-frozen test-instructions lint bench bench-report fuzz sanitize coverage clean
 
 demo: .venv/built
 	.venv/bin/python benchmarks/demo.py
@@ -11,6 +11,11 @@ test: .venv/with-test
 
 test-instructions: .venv/with-test
 	.venv/bin/python benchmarks/instructions.py
+
+# Programs with a model inside, made by the tools that freeze and started. Takes minutes and some 10 GB of disk; needs,
+# of the system, gcc, binutils and unzip. fastload is installed there as users have it, since those tools look at installed files.
+test-frozen: .venv-frozen/built
+	.venv-frozen/bin/python -m pytest -q -p no:cacheprovider tests/frozen
 
 lint: .venv/with-lint
 	.venv/bin/ruff check && .venv/bin/ruff format --check
@@ -46,12 +51,17 @@ coverage: build/coverage/built
 	cd build/coverage && ../../.venv/bin/python -m coverage report
 
 clean:
-	rm -rf .venv build dist demo src/*.egg-info .benchmarks .hypothesis .*_cache .coverage
+	rm -rf .venv .venv-frozen build dist demo src/*.egg-info .benchmarks .hypothesis .*_cache .coverage
 	find src \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 
 .venv/built: $(SOURCES)
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable .
+	touch $@
+
+.venv-frozen/built: $(SOURCES) $(shell find src -name '*.py')
+	test -x .venv-frozen/bin/pip || $(PYTHON) -m venv .venv-frozen
+	.venv-frozen/bin/pip install --quiet --force-reinstall --no-deps . && .venv-frozen/bin/pip install --quiet 'fastload-ckpt[frozen]'
 	touch $@
 
 .venv/with-%: .venv/built

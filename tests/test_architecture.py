@@ -24,9 +24,12 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["benching"],  # uses the package as anybody does
+    ["_pyinstaller"],
     ["__init__"],
     ["config"],
+    ["resource", "embed"],
     ["converting", "safetensors"],
+    ["packing"],
     ["saving"],
     ["outgoing"],
     ["loading"],
@@ -44,6 +47,9 @@ LAYERS = [
     ["table"],
     ["formats"],
     ["moving"],
+    ["executables", "members"],
+    ["elf"],
+    ["csource"],
     ["source", "atomic"],
     ["report"],
     ["options"],
@@ -75,8 +81,12 @@ def imports(path):
 
 
 def imports_of_python(path):
+    return imports_of_tree(ast.parse(path.read_text()), path)
+
+
+def imports_of_tree(tree, path):
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {
                 alias.name.removeprefix("fastload").strip(".")
@@ -107,6 +117,30 @@ def test_imports_point_down(module):
         other = part(imported)
         inside = own == other and own != "__init__"
         assert inside or RANK[other] < RANK[own], f"{module or 'fastload'} imports {imported or 'fastload'}"
+
+
+def imports_seen_by_freezers(path):
+    """What a file imports, but for the sake of types: tools that freeze programs leave that out."""
+    if path.suffix != ".py":
+        return set()  # nothing can look into what is compiled
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return imports_of_tree(tree, path)
+
+
+def test_tools_that_freeze_programs_find_every_module_by_its_import():
+    found, waiting = set(), ["__init__"]
+    while waiting:
+        module = waiting.pop()
+        if module in MODULES.keys() - found:
+            found.add(module)
+            waiting += [module.rpartition(".")[0], *imports_seen_by_freezers(MODULES[module])]
+
+    library = [module for module in MODULES if part(module) not in {"cli", "__main__", "_pyinstaller"}]
+    used = {name for module in library for name in imports(MODULES[module])} & MODULES.keys()
+    assert used - found == set()
 
 
 def test_formats_and_plan_do_not_know_each_other():

@@ -17,6 +17,7 @@ from fastload.errors import (
     FastloadError,
     FormatError,
     LimitError,
+    MemberNotFoundError,
     PlanError,
     SaveError,
     TensorNotFoundError,
@@ -24,12 +25,15 @@ from fastload.errors import (
     UnknownFormatError,
     UnsupportedError,
 )
+from fastload.options import CheckpointSource
 
 if TYPE_CHECKING:
     from fastload.config import read_config
     from fastload.converting import SplitReport, convert, merge, split
+    from fastload.embed import EmbeddedModel, EmbedReport, embed_c, embed_into, list_embedded, remove_embedded
     from fastload.formats.torch.modules import ModuleNode
     from fastload.loading import load
+    from fastload.packing import PackReport, pack
     from fastload.plan.adapt import (
         BURN_TO_PYTORCH,
         CHANNELS_FIRST_TO_LAST,
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from fastload.plan.module_types import HALF_PRECISION, Modules
     from fastload.ref import TensorRef
     from fastload.report import LoadError, LoadProblem, LoadReport
+    from fastload.resource import open_embedded, open_resource
     from fastload.saving import SaveReport, save
     from fastload.scan import PickledGlobal
 
@@ -63,16 +68,21 @@ __all__ = [
     "PYTORCH_TO_FLAX",
     "Adapter",
     "Checkpoint",
+    "CheckpointSource",
     "Concat",
     "ConfigError",
+    "EmbedReport",
+    "EmbeddedModel",
     "FastloadError",
     "FormatError",
     "LimitError",
     "LoadError",
     "LoadProblem",
     "LoadReport",
+    "MemberNotFoundError",
     "ModuleNode",
     "Modules",
+    "PackReport",
     "PickledGlobal",
     "PlanError",
     "Record",
@@ -89,10 +99,17 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "convert",
+    "embed_c",
+    "embed_into",
+    "list_embedded",
     "load",
     "merge",
     "open",
+    "open_embedded",
+    "open_resource",
+    "pack",
     "read_config",
+    "remove_embedded",
     "save",
     "split",
 ]
@@ -101,8 +118,10 @@ __all__ = [
 _LATER = {
     "config": ["read_config"],
     "converting": ["SplitReport", "convert", "merge", "split"],
+    "embed": ["EmbedReport", "EmbeddedModel", "embed_c", "embed_into", "list_embedded", "remove_embedded"],
     "formats.torch.modules": ["ModuleNode"],
     "loading": ["load"],
+    "packing": ["PackReport", "pack"],
     "plan.adapt": [
         "BURN_TO_PYTORCH",
         "CHANNELS_FIRST_TO_LAST",
@@ -119,6 +138,7 @@ _LATER = {
     "plan.module_types": ["HALF_PRECISION", "Modules"],
     "ref": ["TensorRef"],
     "report": ["LoadError", "LoadProblem", "LoadReport"],
+    "resource": ["open_embedded", "open_resource"],
     "saving": ["SaveReport", "save"],
     "scan": ["PickledGlobal"],
 }
@@ -135,3 +155,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _name_all() -> None:
+    """Never called: it shows the tools that freeze programs which modules the table above names as text."""
+    from fastload import config, converting, embed, loading, packing, ref, report, resource, saving, scan  # noqa: F401
+    from fastload.formats.torch import modules  # noqa: F401
+    from fastload.plan import adapt, fuse, module_types  # noqa: F401

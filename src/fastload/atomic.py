@@ -31,6 +31,7 @@ RANDOM_BYTES = 8  # in the name of a temporary file
 SUFFIX = ".fastload-tmp"
 MAX_STEM_BYTES = 200  # of the target's name within that; names have at most 255
 MAX_ATTEMPTS = 100  # at a temporary file; each fails only if somebody clears it in the instant before it is locked
+READABLE = 0o444  # bits of a mode; those of running a file stand two to the right
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What says that the system, or the file system, lacks an operation.
 NOT_THERE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
@@ -38,7 +39,9 @@ NOT_COPIED = NOT_THERE | {errno.EXDEV, errno.EBADF, errno.ETXTBSY}  # two file s
 
 
 @contextmanager
-def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = True) -> Iterator[BinaryIO]:
+def publish(
+    path: str, *, overwrite: bool = False, size: int = 0, sync: bool = True, executable: bool = False
+) -> Iterator[BinaryIO]:
     """A file to write to, which comes to *path* when the block ends, and not at all if it raises.
 
     Beside what files can do, it has the system copy bytes of another file into it: see `_Buffered.copy_from`.
@@ -53,6 +56,8 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = T
         Bytes that will be written at least: refused at once where there is no room for them.
     sync : bool
         Whether it is on the disk when the block has ended, so that a failing of the power cannot harm it.
+    executable : bool
+        Whether the file may be run by all who may read it.
 
     Raises
     ------
@@ -81,8 +86,10 @@ def publish(path: str, *, overwrite: bool = False, size: int = 0, sync: bool = T
         yield buffered
         buffered.flush()
         with file.failing("could not be synced to the disk"):
-            if status is not None and hasattr(os, "fchmod"):
-                os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            if hasattr(os, "fchmod"):
+                mode = stat.S_IMODE((status or os.fstat(file.fileno())).st_mode)
+                if status is not None or executable:
+                    os.fchmod(file.fileno(), mode | (mode & READABLE) >> 2 if executable else mode)
             if sync:
                 os.fsync(file.fileno())
         if os.name == "nt":

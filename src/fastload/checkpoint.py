@@ -12,7 +12,7 @@ import numpy as np
 from fastload import display, folders
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, TensorNotFoundError, located, near_hint
-from fastload.options import Io, Options
+from fastload.options import CheckpointSource, Io, Options
 from fastload.source import Source
 from fastload.tensors import Tensors, open_source
 
@@ -52,11 +52,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
     changes and may be used by several threads at once.
     """
 
-    __slots__ = ("__weakref__", "_options", "_tensors")
+    __slots__ = ("__weakref__", "_options", "_source", "_tensors")
 
-    def __init__(self, tensors: Tensors, options: Options = DEFAULTS) -> None:
+    def __init__(self, tensors: Tensors, options: Options = DEFAULTS, source: CheckpointSource | None = None) -> None:
         self._tensors: Tensors | None = tensors
         self._options = options
+        self._source = source
 
     # The mapping.
 
@@ -93,6 +94,14 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def path(self) -> str | None:
         """The file or folder; None for a buffer."""
         return self._open_tensors().path
+
+    @property
+    def source(self) -> CheckpointSource:
+        """What the bytes came from: a file, a member of an archive, a section of the program, a buffer."""
+        path = self.path
+        if self._source is None:
+            return CheckpointSource("buffer" if path is None else "folder" if os.path.isdir(path) else "file", path)
+        return self._source
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -468,7 +477,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         from fastload.planned import PlannedTensors, Step
 
         step = Step(name, apply)
-        return Checkpoint(PlannedTensors.after(self._open_tensors(), step, self._options.allow_copy), self._options)
+        after = PlannedTensors.after(self._open_tensors(), step, self._options.allow_copy)
+        return Checkpoint(after, self._options, self._source)
 
     # Closing.
 
@@ -520,6 +530,7 @@ def open(
     source: str | os.PathLike[str] | Buffer,
     *,
     io: Io = "auto",
+    member: str | None = None,
     allow_copy: bool = True,
     attributes: bool = False,
     max_inflated: int | None = None,
@@ -537,6 +548,9 @@ def open(
         How a file's tensors come to memory. "mmap" maps the file, shared and read-only. "read" reads headers now, and
         each storage when it is first asked for, once for as long as an array over it lives; a page fault on a network
         disk costs more than that. "auto" is "read" on network file systems and "mmap" on others.
+    member : str, optional
+        The name of a file within *source*: of a member of a zip archive (.zip, .whl, .pyz, .npz), with its folders, or
+        of a model that was embedded into an executable. It is mapped in place, unless it is compressed.
     allow_copy : bool
         False refuses tensors that cannot be views of the file: compressed, encoded, big-endian or conjugated ones, and
         those that lie in several pieces.
@@ -544,8 +558,7 @@ def open(
         True lists the tensors, too, that pickled modules hold beside their state dict: buffers that are not
         persistent, and plain attributes.
     max_inflated : int, optional
-        Bytes to which a gzip file, which does not say how large it will be, may inflate; half of the free memory if
-        not given.
+        Bytes to which a gzip file or a compressed member may inflate; half of the free memory if not given.
     **plan
         Steps of a plan by keyword, in this order whatever that of the keywords: ``subtree``, ``include``, ``exclude``,
         ``where``, ``drop_segments``, ``rename``, ``remap``, ``contiguous``, ``split``, ``concat``, ``adapt``, ``cast``;
@@ -558,6 +571,8 @@ def open(
         UnknownFormatError for one of no known format, LimitError for one that claims too much.
     UnsupportedError
         The file is sound and of a sort that cannot be read.
+    MemberNotFoundError
+        The file has no such member.
     OSError
         The file cannot be opened.
 
@@ -569,15 +584,24 @@ def open(
     """
     options = Options(io, allow_copy, attributes, max_inflated)
     path = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else None
+    origin = None
     try:
-        if path is not None:
+        if member is not None:
+            from fastload.members import open_member
+
+            part, kind = open_member(Source.of(source, io), member, options)
+            origin = CheckpointSource(kind, path, member)
+            tensors = open_source(part, options)
+        elif path is not None:
             tensors = folders.open_path(path, options)
         else:
             assert not isinstance(source, (str, os.PathLike))
             tensors = open_source(Source.of(source, io), options)
     except FastloadError as error:
+        if origin is not None and repr(member) not in error.message:
+            error.message = f"member {member!r}: {error.message}"
         raise located(error, path) from None
-    return planned(Checkpoint(tensors, options), plan)
+    return planned(Checkpoint(tensors, options, origin), plan)
 
 
 def tensors_of(checkpoint: Checkpoint) -> Tensors:

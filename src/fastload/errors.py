@@ -15,6 +15,7 @@ __all__ = [
     "FastloadError",
     "FormatError",
     "LimitError",
+    "MemberNotFoundError",
     "PlanError",
     "SaveError",
     "TensorNotFoundError",
@@ -99,6 +100,12 @@ class TensorNotFoundError(FastloadError, KeyError):
     """The checkpoint has no tensor of that name; the message offers near ones."""
 
     __str__ = FastloadError.__str__  # KeyError's would show the repr of the message
+
+
+class MemberNotFoundError(FastloadError, FileNotFoundError):
+    """A file within a file is not there: a member of an archive, a resource of a package, an embedded model."""
+
+    __str__ = FastloadError.__str__  # OSError's shows the number of the error first
 
 
 class SaveError(FastloadError, OSError):

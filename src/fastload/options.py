@@ -1,12 +1,33 @@
-"""Options: how a checkpoint is to be read, as `fastload.open` was told."""
+"""Options: how a checkpoint is to be read, as `fastload.open` was told, and what it was then read from."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["Io", "Options"]
+__all__ = ["CheckpointSource", "Io", "Kind", "Options"]
 
 Io = Literal["auto", "mmap", "read"]
+Kind = Literal["file", "folder", "member", "inflated", "embedded", "resource", "buffer"]
+
+
+class CheckpointSource(NamedTuple):
+    """What the bytes of a checkpoint came from.
+
+    Attributes
+    ----------
+    kind : str
+        ``"file"`` or ``"folder"``; ``"member"``, which lies in an archive as it is; ``"inflated"``, a compressed member
+        that was unpacked into memory; ``"embedded"``, a section of an executable; ``"resource"``, bytes that the loader
+        of a package gave; ``"buffer"``.
+    path : str or None
+        The file or folder that was opened: of a member, the archive. None for bytes in memory.
+    member : str or None
+        The name of the file within that file, or of the resource.
+    """
+
+    kind: Kind
+    path: str | None = None
+    member: str | None = None
 
 
 class Options(NamedTuple):
@@ -21,7 +42,7 @@ class Options(NamedTuple):
     attributes : bool
         Whether tensors that modules hold beside their state dict are listed too.
     max_inflated : int or None
-        Bytes to which a file may inflate that does not say how large it will be; None is half of the free memory.
+        Bytes to which a file may inflate, where it is compressed as a whole; None is half of the free memory.
     """
 
     io: Io = "auto"

@@ -104,7 +104,9 @@ def test_help_states_the_exit_statuses_and_ends_in_an_example(verb, capsys):
 NEEDED = {  # what a verb wants beside the file
     "convert": ["never.pt"],
     "diff": ["never.pt"],
+    "embed": ["--c", "-o", "never.c"],
     "merge": ["-o", "never.pt"],
+    "pack": ["-o", "never.zip"],
     "show": ["w"],
     "split": ["never"],
 }
@@ -133,7 +135,7 @@ def test_a_bad_file_is_status_3_and_one_line_with_its_name(verb, content, tmp_pa
     assert err.startswith(f"fastload: {tmp_path}/bad\\x07.pt: ") and err.count("\n") == 1 and err[:-1].isprintable()
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"pack"}))
 def test_a_folder_is_status_3_and_one_line(verb, tmp_path, capsys):
     assert main([verb, str(tmp_path), *NEEDED.get(verb, [])]) == 3
     assert capsys.readouterr().err.startswith(f"fastload: {tmp_path}: is a folder")

@@ -96,7 +96,7 @@ ARCHIVES = {
     "core ml": ({"m.mlpackage/Manifest.json": b"{}"}, "Core ML"),
     "saved model": ({"m/saved_model.pb": b"x", "m/variables/variables.index": b"x"}, "SavedModel"),
     "wheel": ({"x/__init__.py": b"", "x-1.dist-info/WHEEL": b"x"}, "Python wheel"),
-    "zipped checkpoint": ({"model.safetensors": b"x", "README.md": b"x"}, "checkpoint 'model.safetensors': unpack"),
+    "zipped checkpoint": ({"model.safetensors": b"x", "README.md": b"x"}, "member='model.safetensors'"),
     "onnx": ({"m/model.onnx": b"x"}, "ONNX"),
     "anything": ({"readme.txt": b"x"}, "no checkpoint"),
 }

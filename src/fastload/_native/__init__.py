@@ -1,5 +1,23 @@
 """The native core: parsers of buffers, the Index they fill, and the door to numpy arrays. It knows no files."""
 
+# Modules that only others of the core need, which tools that freeze programs would not find there.
+from fastload._native import (  # noqa: F401
+    arrays,
+    cbor,
+    contents,
+    cursor,
+    json,
+    keys,
+    machine,
+    modules,
+    names,
+    order,
+    recipe,
+    registers,
+    textargs,
+    utf8,
+    vector,
+)
 from fastload._native.blob import list_globals
 from fastload._native.burnpack import ALIGNMENT as BURNPACK_ALIGNMENT
 from fastload._native.burnpack import HEADER_BYTES as BURNPACK_HEADER_BYTES
@@ -26,6 +44,7 @@ from fastload._native.zip import (
     END_SEARCH_BYTES,
     check,
     find_directory,
+    find_prefix,
     local_header,
     locate_in_file,
     locate_record,
@@ -72,6 +91,7 @@ __all__ = [
     "direct_view",
     "filesystem_type",
     "find_directory",
+    "find_prefix",
     "finish",
     "harvest",
     "list_globals",

@@ -231,6 +231,38 @@ def find_directory(tail, uint64_t origin):
         PyBuffer_Release(&held)
 
 
+def find_prefix(tail, uint64_t origin):
+    """How many bytes stand before an archive that counts places from its own first byte; 0 where none is found.
+
+    That is what `cat start archive` makes, and how tools put an archive behind a program. It is asked of a file whose
+    end records do not agree with where they lie, and of those without ZIP64 alone. Parameters as of `find_directory`.
+    """
+    cdef Py_buffer held
+    cdef Cursor cursor
+    cdef End end
+    cdef size_t at
+    cdef uint64_t whole = 0
+    cdef const uint8_t *b
+    PyObject_GetBuffer(tail, &held, PyBUF_SIMPLE)
+    try:
+        point_at(&cursor, <const uint8_t *>held.buf, held.len, origin)
+        at = held.len - END_BYTES + 1 if held.len >= END_BYTES else 0
+        while at:
+            at -= 1
+            b = cursor.start + at
+            if not (b[0] == c"P" and b[1] == c"K" and b[2] == 5 and b[3] == 6):
+                continue
+            try:
+                read_end(&cursor, at, &end)
+            except (FormatError, UnsupportedError):
+                continue
+            if end.count and not add_overflows(end.directory, end.size, &whole) and whole < end.position:
+                return end.position - whole
+        return 0
+    finally:
+        PyBuffer_Release(&held)
+
+
 cdef int read_zip64_extra(Cursor *extra, uint64_t *size, uint64_t *stored, uint64_t *position) except -1 nogil:
     """Replace the saturated ones of the three numbers by those of the ZIP64 field."""
     cdef uint16_t tag = 0, length = 0

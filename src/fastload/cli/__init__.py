@@ -49,8 +49,10 @@ VERBS = {
     "bench": "measure how fast a checkpoint is read here, beside other libraries",
     "convert": "write a checkpoint in another format, or with other names and dtypes",
     "diff": "compare two checkpoints: names, shapes, dtypes, values",
+    "embed": "put a model into an executable or a C extension",
     "ls": "list the tensors in a checkpoint",
     "merge": "write several checkpoints as one file",
+    "pack": "pack a folder into an archive whose models can be mapped",
     "scan": "list what a file would run if it were unpickled",
     "show": "show one tensor: its facts and the statistics of its values",
     "split": "write a checkpoint as several safetensors files and an index",
@@ -98,6 +100,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return USAGE
     try:
         return verb.run(arguments)
+    except SystemExit as exit:  # of arguments that do not go together, as only the verb can tell
+        return int(exit.code or 0)
     except FastloadError as error:
         located(error, arguments.path)
         raise

@@ -13,7 +13,8 @@ from fastload.errors import FastloadError, located
 
 ABOUT = """\
 Check every structure and extent of a checkpoint, without reading tensor data: a sound
-file can still hold weights made to do harm, and bits that flipped in them.
+file can still hold weights made to do harm, and bits that flipped in them. Of a model that
+was embedded into an executable (--member), the checksum is compared, too.
 Exit status: 0 sound, 2 wrong usage, 3 bad or unreadable file, and one line that says why."""
 EXAMPLE = "fastload verify model.pt"
 
@@ -23,14 +24,19 @@ SCHEMA = "fastload.verify/1"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `verify`."""
     parser.add_argument("path", metavar="FILE", help="a checkpoint file")
+    parser.add_argument("--member", metavar="NAME", help="of a file within FILE: an archive, or an executable")
     parser.add_argument("--json", action="store_true", help=f"one JSON object, for a bad file too: schema {SCHEMA}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a file."""
     try:
-        with checkpoint.open(arguments.path) as opened:
+        with checkpoint.open(arguments.path, member=arguments.member) as opened:
             opened.verify()
+            if opened.source.kind == "embedded":
+                from fastload.resource import open_embedded  # few files are programs
+
+                open_embedded(arguments.member, path=arguments.path, verify=True).close()
             format, total = opened.format, totals.overall(totals.by_dtype(opened.entries()).values())
     except (FastloadError, OSError) as error:
         if arguments.json:

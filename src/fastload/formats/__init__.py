@@ -169,3 +169,19 @@ def detect(source: Source) -> Format:
     if len(head) <= 8:
         raise TruncatedError(f"has only {len(head)} bytes, too few for any checkpoint: fetch it again")
     raise foreign.unknown(head)
+
+
+def _name_all() -> None:
+    """Never called: it shows the tools that freeze programs which modules the tables above name as text."""
+    from fastload.formats import burnpack, gzipped, nemo, npy, npz, safetensors  # noqa: F401
+    from fastload.formats.torch import (  # noqa: F401
+        bare_pickle,
+        legacy,
+        old_pt2,
+        package,
+        pt2,
+        script_json,
+        tar,
+        torchscript,
+        zip,
+    )

@@ -118,12 +118,12 @@ RECORDS: tuple[tuple[str, str], ...] = (
     (r".*\.mlmodel|.*\.mlpackage/.*", "holds a Core ML model: use coremltools"),
     (r"word/document\.xml|xl/workbook\.xml|ppt/presentation\.xml", "is an Office document"),
     (r"META-INF/MANIFEST\.MF", "is a Java archive"),
-    (r"[^/]+\.dist-info/WHEEL", "is a Python wheel: unpack it and open the checkpoint in it"),
+    (r"[^/]+\.dist-info/WHEEL", "is a Python wheel: name the checkpoint in it, as member="),
     (r"(?:.*/)?saved_model\.pb", "holds a TensorFlow SavedModel"),
     (r"(?:.*/)?variables\.index", "holds a TensorFlow checkpoint: use tf.train.load_checkpoint"),
     (r".*\.onnx", "holds an ONNX model: use the onnx package"),
     (r"(?:.*/)?\.zarray|(?:.*/)?zarr\.json", "is a zarr archive: use the zarr package"),
-    (r"(.*\.(?:safetensors|pt|pth|ckpt|bin|bpk))", "is a zip archive that holds the checkpoint {}: unpack it first"),
+    (r"(.*\.(?:safetensors|pt|pth|ckpt|bin|bpk))", "is a zip archive that holds a checkpoint: open it with member={}"),
 )
 
 

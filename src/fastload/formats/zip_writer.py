@@ -37,6 +37,9 @@ ZIP64_EXTRA = 0x0001
 PADDING_EXTRA = 0x4246  # "FB", as PyTorch has it
 VERSION = 20  # that a reader needs: 2.0 for folders, 4.5 for ZIP64
 VERSION64 = 45
+UNIX = 3 << 8  # who made it: of others, unzip takes names that are not ASCII for those of DOS
+FILE_MODE = 0o100644 << 16  # in the attributes that Unix has
+FOLDER_MODE = 0o40755 << 16 | 0x10  # and DOS's mark of a folder
 UTF8_NAME = 0x0800
 STORED = 0
 TIME = 0
@@ -119,9 +122,10 @@ class ZipWriter:
         extra = pack(f"<HH{len(large)}Q", ZIP64_EXTRA, 8 * len(large), *large) if large else b""
         version = VERSION64 if large else VERSION
         sizes = (shown, shown, len(encoded), len(extra))
-        places = (0, 0, 0, 0, min(origin, LARGEST32))  # comment, volume, attributes twice, local header
+        mode = FOLDER_MODE if name.endswith("/") else FILE_MODE
+        places = (0, 0, 0, mode, min(origin, LARGEST32))  # comment, volume, text or not, attributes, local header
         self._directory += (
-            pack("<IHHHHHHIIIHHHHHII", CENTRAL_SIGNATURE, version, version, *fields, crc, *sizes, *places),
+            pack("<IHHHHHHIIIHHHHHII", CENTRAL_SIGNATURE, UNIX | version, version, *fields, crc, *sizes, *places),
             encoded,
             extra,
         )
@@ -136,7 +140,7 @@ class ZipWriter:
             end = self._position
             sizes = (count, count, size, position)
             self._write(
-                pack("<IQHHIIQQQQ", END64_SIGNATURE, END64_REST, VERSION64, VERSION64, 0, 0, *sizes),
+                pack("<IQHHIIQQQQ", END64_SIGNATURE, END64_REST, UNIX | VERSION64, VERSION64, 0, 0, *sizes),
                 pack("<IIQI", LOCATOR64_SIGNATURE, 0, end, 1),
             )
         shown = min(count, LARGEST16)

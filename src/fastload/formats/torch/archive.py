@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastload._native import END_SEARCH_BYTES, Graph, Index, Records, find_directory, parse, read_directory
-from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
+from fastload._native import Graph, Index, Records, parse
+from fastload.errors import FastloadError, FormatError, UnsupportedError, located
+from fastload.members import read_records
 from fastload.source import Source
 
 __all__ = ["Archive", "is_zip", "metadata", "open_archive", "parse_record", "verify"]
@@ -81,14 +82,7 @@ def open_archive(source: Source) -> Archive:
 
 
 def _read(source: Source) -> Archive:
-    tail = min(END_SEARCH_BYTES, source.size)
-    offset, size, count = find_directory(source.fetch(source.size - tail, tail), source.size - tail)
-    try:
-        records = read_directory(source.fetch(offset, size), offset, count, source.size)
-    except TruncatedError as error:
-        if error.offset is not None:  # it is the directory, and not the file, that ends too early
-            raise FormatError(f"the archive's directory is damaged: {error.message}", offset=error.offset) from None
-        raise
+    records = read_records(source)
     if not len(records):
         raise UnsupportedError("is a zip archive without records, and no checkpoint")
     root = _root(records)

@@ -1,0 +1,87 @@
+"""What the frozen programs need: tools, a model, an application that holds it; and the table of what was found."""
+
+import shutil
+import sys
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+
+import fastload
+from frozen.making import start
+
+HERE = Path(__file__).parent
+# Programs of the system, and Debian's packages of them; PyInstaller itself needs those of binutils.
+SYSTEM = {"gcc": "gcc", "objcopy": "binutils", "objdump": "binutils", "ldd": "libc-bin", "unzip": "unzip"}
+MODEL_BYTES = 128 << 20
+STARTS = 5  # of each program, of which the median counts
+ROWS = []
+
+
+def pytest_sessionstart(session):
+    """Nothing here can be skipped: without its tools, the whole run fails."""
+    missing = sorted({package for program, package in SYSTEM.items() if not shutil.which(program)})
+    if missing or sys.platform != "linux":
+        raise pytest.UsageError(f"the frozen programs need Linux and: apt-get install {' '.join(missing)}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table."""
+    columns = "{:<42} {:>8} {:>8} {:>12} {:>12} {:>11}"
+    terminalreporter.write_line(columns.format("program", "start s", "without", "private MiB", "without", "unpacked"))
+    for name, with_model, without in ROWS:
+        cells = [
+            f"{with_model['start']:.2f}",
+            f"{without['start']:.2f}",
+            f"{with_model['private'] / 2**20:.1f}",
+            f"{without['private'] / 2**20:.1f}",
+            f"{with_model['unpacked'] - without['unpacked']:,}",
+        ]
+        terminalreporter.write_line(columns.format(name, *cells))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A model of 128 MiB of noise, which nothing can compress, whose last tensor is known."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    noise = np.random.default_rng(0).integers(0, 256, MODEL_BYTES, np.uint8)
+    fastload.save({"noise": noise, "last": np.array([1, 2, 3], np.float32)}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def application(model, tmp_path_factory):
+    """A folder with the program, and the package that has the model."""
+    folder = tmp_path_factory.mktemp("application")
+    shutil.copy(HERE / "program.py", folder)
+    (folder / "appmodel").mkdir()
+    (folder / "appmodel" / "__init__.py").write_text('"""The package of the model."""\n')
+    (folder / "appmodel" / "model.safetensors").hardlink_to(model)
+    return folder
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """Start a program with its model and one without, see that the model is mapped, and note both for the table."""
+
+    def measured(name, command, how, *, holder, kind, without=None, **environment):
+        temporary = tmp_path / "temporary"
+        pairs = [
+            (
+                start(command, how, temporary, **environment),
+                start(without or command, "none", temporary, **environment),
+            )
+            for _ in range(STARTS)  # by turns, since other work on the machine comes and goes
+        ]
+        found, plain = (
+            {**each[-1], "start": median(run["start"] for run in each)} for each in zip(*pairs, strict=True)
+        )
+        ROWS.append((name, found, plain))
+        assert found["kind"] == kind
+        assert found["zero_copy"]
+        assert Path(found["mapped"]).samefile(holder)
+        assert found["unpacked"] - plain["unpacked"] < MODEL_BYTES // 100
+        assert found["private"] - plain["private"] < MODEL_BYTES // 10
+
+    return measured
