@@ -33,6 +33,7 @@ LAYERS = [
     ["saving"],
     ["outgoing"],
     ["loading"],
+    ["opening"],
     ["checkpoint"],
     ["scan"],
     ["target"],
@@ -226,7 +227,7 @@ OPENERS = {
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_only_sources_open_files_for_reading(path):
-    ours = {"fastload.open", "checkpoint.open"}
+    ours = {"fastload.open", "opening.open"}
 
     assert [line for line in calls(path, OPENERS) if line.split()[1] not in ours] == []
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastload._native import Record
-from fastload.checkpoint import Checkpoint, open
+from fastload.checkpoint import Checkpoint
 from fastload.entry import TensorEntry
 from fastload.errors import (
     ConfigError,
@@ -25,6 +25,7 @@ from fastload.errors import (
     UnknownFormatError,
     UnsupportedError,
 )
+from fastload.opening import open
 from fastload.options import CheckpointSource
 
 if TYPE_CHECKING:

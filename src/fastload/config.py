@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, 
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
-from fastload import checkpoint
+from fastload import opening
 from fastload._native import Record
 from fastload.checkpoint import Checkpoint
 from fastload.errors import ConfigError, ConfigProblem, FastloadError, LimitError, located
@@ -82,7 +82,7 @@ def read_config(source: Source, key: str | None = None, into: Any = None) -> Any
     """
     if isinstance(source, Checkpoint):
         return _read(source, key, into)
-    with checkpoint.open(source) as opened:
+    with opening.open(source) as opened:
         return _read(opened, key, into)
 
 

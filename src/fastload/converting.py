@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.atomic import publish, staging, sync_folder
 from fastload.checkpoint import Checkpoint
 from fastload.entry import TensorEntry
@@ -389,8 +389,8 @@ def draft_split(
 
 def _opened(source: Source, plan: Mapping[str, Any]) -> Checkpoint:
     if isinstance(source, Checkpoint):
-        return checkpoint.planned(source, plan)
-    return checkpoint.open(source, **plan)
+        return opening.planned(source, plan)
+    return opening.open(source, **plan)
 
 
 def _outgoing(opened: Checkpoint) -> list[Outgoing]:

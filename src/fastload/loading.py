@@ -17,13 +17,14 @@ import numpy as np
 
 from fastload._native import CAN_READ
 from fastload.casting import FLOATS, cast
-from fastload.checkpoint import Checkpoint, planned, tensors_of
-from fastload.checkpoint import open as open_checkpoint
+from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, PlanError, located
 from fastload.extents import is_c_order
 from fastload.moving import HUGE_PAGE, MOVES, Errand, Move, Run, move
+from fastload.opening import open as open_checkpoint
+from fastload.opening import planned
 from fastload.plan.making import Cast, Concatenated, Making, array_of, casts_last, entry_of, rows_of
 from fastload.planned import PlannedTensors
 from fastload.report import LoadError, LoadProblem, LoadReport

@@ -13,9 +13,10 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from fastload import checkpoint, elf, executables
-from fastload.checkpoint import Checkpoint, planned
+from fastload import elf, executables, opening
+from fastload.checkpoint import Checkpoint
 from fastload.errors import FastloadError, MemberNotFoundError, located, near_hint
+from fastload.opening import planned
 from fastload.options import CheckpointSource, Options
 from fastload.source import Source
 from fastload.tensors import open_source
@@ -64,11 +65,11 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     for location in locations:
         path = os.path.join(location, *parts)
         if os.path.isfile(path):
-            return checkpoint.open(path, **options)
+            return opening.open(path, **options)
         archive, folder = _archive(location)
         if archive is not None:
             try:
-                return checkpoint.open(archive, member="/".join((*folder, *parts)), **options)
+                return opening.open(archive, member="/".join((*folder, *parts)), **options)
             except MemberNotFoundError as error:
                 missing = error
     data = _given_by_loader(spec, locations, parts)

@@ -8,7 +8,7 @@ import pytest
 
 import fastload
 from builders import safetensors_file, smallest_file
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli import VERBS, main
 
 COMMAND = [sys.executable, "-X", "dev", "-m", "fastload"]
@@ -188,7 +188,7 @@ def test_an_interrupt_is_status_130_without_a_word(small, monkeypatch, capsys):
     def interrupted(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "open", interrupted)
+    monkeypatch.setattr(opening, "open", interrupted)
 
     assert main(["ls", small]) == 130
     assert capsys.readouterr() == ("", "")

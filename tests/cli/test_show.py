@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builders import Tensor, safetensors_file, storage, tensor, torch_file
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli import main
 from fastload.cli.statistics import PIECE, statistics
 from pickles import Call, Global
@@ -102,7 +102,7 @@ def test_json(show):
 
 
 def found_of(file, name="w"):
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         return statistics(opened[name], opened.entry(name))
 
 
@@ -242,14 +242,14 @@ def test_a_meta_tensor_has_facts_only(show):
 def test_packed_elements_have_facts_only():
     file = safetensors_file({"w": ("F4", (4,), bytes(2))})
 
-    with checkpoint.open(file) as opened, pytest.raises(NotImplementedError, match="packed into bytes"):
+    with opening.open(file) as opened, pytest.raises(NotImplementedError, match="packed into bytes"):
         statistics(opened["w"], opened.entry("w"))
 
 
 def test_memory_stays_small():
     values = np.arange(64 * PIECE, dtype="<f4").reshape(8, -1)
     file = torch_file({"w": Tensor(storage("float32", values.tobytes()), (8 * PIECE, 8), (1, 8 * PIECE))})
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         array, entry = opened["w"], opened.entry("w")
         tracemalloc.start()
         statistics(array, entry)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.benching import kernel, limits
 from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS, Reader
 from fastload.benching.report import Found, LimitFound, Machine, Refusal, Report, SourceRead, spread_of
 from fastload.casting import FLOATS
+from fastload.checkpoint import tensors_of
 from fastload.errors import FastloadError, UnsupportedError
 
 __all__ = ["Subject", "choose", "look_at", "machine", "measure"]
@@ -54,8 +55,8 @@ def look_at(path: str) -> Subject:
     UnsupportedError
         It holds nothing that could be measured.
     """
-    with checkpoint.open(path) as opened:
-        tensors = checkpoint.tensors_of(opened)
+    with opening.open(path) as opened:
+        tensors = tensors_of(opened)
         sources = {tensors.source_of(row) for row in range(len(opened))}
         entries = opened.entries()
         format = opened.format

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags
 from fastload.cli.differences import Differences, differences
@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare two checkpoints."""
     plan = plan_flags.plan_of(arguments)
-    a = checkpoint.open(arguments.path, **plan)
-    b = checkpoint.open(arguments.other, **(plan if arguments.both else {}))
+    a = opening.open(arguments.path, **plan)
+    b = opening.open(arguments.other, **(plan if arguments.both else {}))
     with a, b, nullcontext(None) if arguments.no_values else progress("comparing") as report:
         found = list(_findings(a, b, report, values=not arguments.no_values))
         common = len(a.keys() & b.keys())

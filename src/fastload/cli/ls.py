@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fastload import checkpoint
+from fastload import opening
+from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags, rows, totals
 from fastload.cli.document import document, jsonable
 from fastload.cli.table import (
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List a checkpoint."""
-    with checkpoint.open(arguments.path, **plan_flags.plan_of(arguments)) as opened:
+    with opening.open(arguments.path, **plan_flags.plan_of(arguments)) as opened:
         entries = opened.entries()
         if arguments.json:
             print(_json(arguments, opened, entries))
@@ -124,7 +125,7 @@ def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]
     return [paint(head, "bold"), *(f"  {line}" for line in layout(columns, lines, paint, titles=False))]
 
 
-def _json(arguments: argparse.Namespace, opened: checkpoint.Checkpoint, entries: Sequence[TensorEntry]) -> str:
+def _json(arguments: argparse.Namespace, opened: Checkpoint, entries: Sequence[TensorEntry]) -> str:
     sums = totals.by_dtype(entries)
     fields = {
         "path": arguments.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli.document import document
 from fastload.cli.table import Column, counted, layout, painter
 from fastload.errors import printable
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the globals of a file."""
-    with checkpoint.open(arguments.path) as opened:
+    with opening.open(arguments.path) as opened:
         found, format = opened.globals(), opened.format
     counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in VERDICTS}
     if arguments.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli.document import document, jsonable
 from fastload.cli.statistics import Statistics, statistics
 from fastload.cli.table import Column, counted, human_size, layout, painter
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show a tensor."""
-    with checkpoint.open(arguments.path) as opened:
+    with opening.open(arguments.path) as opened:
         entry = opened.entry(arguments.name)
         sharers = [
             other.name

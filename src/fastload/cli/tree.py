@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli.document import document, jsonable
 from fastload.cli.table import counted
 from fastload.entry import TensorEntry
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the tree of a checkpoint."""
-    with checkpoint.open(arguments.path) as opened:
+    with opening.open(arguments.path) as opened:
         format, entries = opened.format, opened.entries()
         try:
             root = opened.module_tree()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastload import checkpoint
+from fastload import opening
 from fastload.cli import totals
 from fastload.cli.document import document
 from fastload.cli.table import counted, human_size
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check a file."""
     try:
-        with checkpoint.open(arguments.path, member=arguments.member) as opened:
+        with opening.open(arguments.path, member=arguments.member) as opened:
             opened.verify()
             if opened.source.kind == "embedded":
                 from fastload.resource import open_embedded  # few files are programs
