@@ -3,7 +3,3 @@
 cdef void convert_elements(
     const char *source, char *target, size_t count, int from_float, int to_float
 ) noexcept nogil
-
-cdef void convert_elements_streaming(
-    const char *source, char *target, size_t count, int from_float, int to_float
-) noexcept nogil

@@ -38,13 +38,6 @@ cdef void convert_elements(
     convert_floats(found[0], source, target, count, from_float, to_float, count * widths[to_float] >= STREAM_FROM)
 
 
-cdef void convert_elements_streaming(
-    const char *source, char *target, size_t count, int from_float, int to_float
-) noexcept nogil:
-    """The same, past the caches: for blocks of a large result that nobody will read soon."""
-    convert_floats(found[0], source, target, count, from_float, to_float, True)
-
-
 def convert(data, int source, result, int target, kernel=None, streams=None):
     """Convert a run of floats, each correctly rounded once; the GIL is released.
 
