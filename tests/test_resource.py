@@ -161,6 +161,29 @@ def test_a_loader_that_gives_only_bytes_has_them_viewed(monkeypatch, loader, loc
         fastload.open_resource(module, "m.pt")
 
 
+class Compiled(InMemory, importlib.abc.MetaPathFinder):
+    """Tells where a package lies only once that is imported, as compiled packages do that Nuitka has made."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def find_spec(self, name, path, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name == "applied_compiled" else None
+
+    def exec_module(self, module):
+        module.__path__ = [str(self.folder)]
+
+
+def test_a_package_that_tells_its_place_when_it_is_imported_has_its_files_mapped(packages, monkeypatch):
+    (packages / "model.safetensors").write_bytes(DATA)
+    monkeypatch.setattr(sys, "meta_path", [Compiled(packages), *sys.meta_path])
+
+    for _ in range(2):  # the second time, it is loaded
+        checkpoint = fastload.open_resource("applied_compiled", "model.safetensors")
+
+        assert checkpoint.source == ("file", str(packages / "model.safetensors"), None)
+
+
 def test_a_file_that_is_not_there_is_told_with_near_names(packages):
     make_package(packages)
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     Parameters
     ----------
     package : str or module
-        Where the file lies; by its name, the package itself need not be imported.
+        Where the file lies; by its name, the package itself is imported only where its place is not known else.
     name : str
         Of the file within the package, with folders divided by ``/``.
     **options
@@ -60,7 +61,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     if any(part in ("", ".", "..") for part in parts) or "\0" in name or (os.sep != "/" and os.sep in name):
         raise ValueError(f"the name of a resource is a path within its package, with forward slashes, not {name!r}")
     spec = _spec(package)
-    locations = _locations(spec)
+    locations = _locations(package, spec)
     missing = None
     for location in locations:
         path = os.path.join(location, *parts)
@@ -143,10 +144,15 @@ def _spec(package: str | ModuleType) -> ModuleSpec:
     return spec
 
 
-def _locations(spec: ModuleSpec) -> list[str]:
+def _locations(package: str | ModuleType, spec: ModuleSpec) -> list[str]:
     """The folders of a package, which may lie within archives; of a module, the one that it lies in."""
-    if spec.submodule_search_locations is not None:
-        return list(spec.submodule_search_locations)
+    module = sys.modules.get(package) if isinstance(package, str) else package
+    found = list(spec.submodule_search_locations or ())
+    if module is None and not found and not spec.has_location:
+        module = import_module(spec.name)  # what Nuitka has compiled knows its place only then
+    found = list(getattr(module, "__path__", found)) or found
+    if found or spec.submodule_search_locations is not None:
+        return found
     return [os.path.dirname(spec.origin)] if spec.origin and spec.has_location else []
 
 
