@@ -56,9 +56,16 @@ cdef extern from *:
         const size_t most = (size_t)1 << 30;               /* Linux stops below 2 GiB */
         return (int64_t)pread(fd, target, count < most ? count : most, (off_t)position);
     }
+    /* On huge pages where it is large: a disk writes to whole ones in half the time that it takes to small ones. */
     static char *aligned_block(size_t size) {
+        const size_t huge = (size_t)1 << 21, alignment = size < huge ? 4096 : huge;
         void *block;
-        return posix_memalign(&block, 4096, size) ? NULL : (char *)block;
+        size = (size + alignment - 1) / alignment * alignment;
+        if (posix_memalign(&block, alignment, size)) return NULL;
+        #if defined(MADV_HUGEPAGE)
+        if (size >= huge) madvise(block, size, MADV_HUGEPAGE);
+        #endif
+        return (char *)block;
     }
     static uint64_t milliseconds(void) {
         struct timespec now;

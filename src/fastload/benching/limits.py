@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MIN_BYTES = 64 << 20  # less fits into the caches of many processors
 MAX_BYTES = 512 << 20  # more takes time and tells the same
 BLOCK_BYTES = 4 << 20  # of one read of the disk
-DISK_THREADS = 4  # that read at the same time, since one leaves a fast disk idle
+DISK_THREADS = 8  # that read at the same time, since few leave a fast disk idle
 HUGE_PAGE_BYTES = 2 << 20
 
 
@@ -109,25 +109,33 @@ def _timed(work: Callable[[slice], object], size: int, parts: int) -> float:
         return time.perf_counter() - start
 
 
+def _fresh(size: int, advice: int) -> Array:
+    """Memory that no process has used before, on pages of the kind that is advised."""
+    mapping = mmap.mmap(-1, size + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(advice)
+    whole = np.frombuffer(mapping, np.uint8)
+    return whole[-whole.ctypes.data % HUGE_PAGE_BYTES :][:size]
+
+
 def _into_fresh(source: Array, advice: int, parts: int) -> float:
     """Seconds of a copy into memory that no process has used before."""
-    fresh = mmap.mmap(-1, len(source) + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    fresh.madvise(advice)
-    whole = np.frombuffer(fresh, np.uint8)
-    target = whole[-whole.ctypes.data % HUGE_PAGE_BYTES :][: len(source)]
+    target = _fresh(len(source), advice)
     return _timed(lambda at: np.copyto(target[at], source[at]), len(source), parts)
 
 
 def _read_blocks(blocks: Sequence[tuple[str, int, int]]) -> int:
     """Read blocks of files past the page cache, or through it where the file system insists; the bytes that came."""
     total = 0
-    with mmap.mmap(-1, BLOCK_BYTES) as memory, memoryview(memory) as view:
-        for path, offset, size in blocks:
-            direct = getattr(os, "O_DIRECT", 0)
-            try:
-                total += _read_block(path, offset, view, direct)
-            except OSError:
-                total += _read_block(path, offset, view[:size], 0)
+    # A disk writes to a whole page in half the time that it takes to many small ones.
+    view = memoryview(
+        _fresh(BLOCK_BYTES, mmap.MADV_HUGEPAGE) if hasattr(mmap, "MADV_HUGEPAGE") else bytearray(BLOCK_BYTES)
+    )
+    for path, offset, size in blocks:
+        direct = getattr(os, "O_DIRECT", 0)
+        try:
+            total += _read_block(path, offset, view, direct)
+        except OSError:
+            total += _read_block(path, offset, view[:size], 0)
     return total
 
 
