@@ -128,7 +128,7 @@ def _read_blocks(blocks: Sequence[tuple[str, int, int]]) -> int:
     total = 0
     # A disk writes to a whole page in half the time that it takes to many small ones.
     view = memoryview(
-        _fresh(BLOCK_BYTES, mmap.MADV_HUGEPAGE) if hasattr(mmap, "MADV_HUGEPAGE") else bytearray(BLOCK_BYTES)
+        _fresh(BLOCK_BYTES, mmap.MADV_HUGEPAGE).data if hasattr(mmap, "MADV_HUGEPAGE") else bytearray(BLOCK_BYTES)
     )
     for path, offset, size in blocks:
         direct = getattr(os, "O_DIRECT", 0)
