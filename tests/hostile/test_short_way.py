@@ -44,7 +44,19 @@ def found(file, thorough):
         part = Part(archive.parse_record(source, opened, "data.pkl"), opened.prefix("data/"))
         index = harvest([part], VOCABULARY, source, dtypes.TABLE, opened.records, opened.swapped, thorough=thorough)
         return [
-            (e.name, e.key_path, e.dtype, e.shape, e.strides, e.nbytes, e.storage, e.storage_nbytes, e.kind, e.zero_copy)
+            (
+                e.name,
+                e.key_path,
+                e.dtype,
+                e.shape,
+                e.strides,
+                e.offset,
+                e.nbytes,
+                e.storage,
+                e.storage_nbytes,
+                e.kind,
+                e.zero_copy,
+            )
             for e in index.entries()
         ]
     except FastloadError as error:

@@ -11,7 +11,8 @@ from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
-    STORAGE, STORAGE_ARG, STRIDE_ARG, TENSOR, Call, Calls, Identity, Meaning, raise_global, raise_recipe, text_of_node, unsigned,
+    STORAGE, STORAGE_ARG, STRIDE_ARG, TENSOR, Call, Calls, Identity, Meaning, raise_global, raise_recipe, text_of_node,
+    unsigned,
 )
 from fastload._native.geometry cimport EMPTY_ROW, MAX_BYTES, add_geometry, raise_too_large
 from fastload._native.graph cimport (
