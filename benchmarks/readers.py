@@ -281,6 +281,24 @@ OPEN_SAFETENSORS = (
     Reader(JSON.name, JSON.work, JSON.read, sorted, (), header_of),
 )
 
+OPEN_TORCH = (
+    Reader(
+        "fastload",
+        f"{MAPS_AND_CHECKS}; the names as a list of Python",
+        lambda path: list(fastload_open(path).keys()),
+        sorted,
+        NATIVE,
+    ),
+    Reader(
+        "torch.load mmap",
+        "mmap=True, weights_only=True: maps; unpickles in Python with a list of what is allowed; a tensor each",
+        lambda path: list(torch_mmap(path).keys()),
+        sorted,
+        TORCH,
+    ),
+    Reader(UNPICKLER.name, UNPICKLER.work, lambda data: list(unpickle_stubs(data)), sorted, (), pickle_of),
+)
+
 LISTING = (
     Reader(
         "fastload",
@@ -486,7 +504,7 @@ TABLES = {
 
 
 # Of files that hold more than tensors, or tensors in other ways.
-OTHER_TABLES = {"list module": LIST_MODULE, "list scalars": LIST_SCALARS}
+OTHER_TABLES = {"open pt": OPEN_TORCH, "list module": LIST_MODULE, "list scalars": LIST_SCALARS}
 
 
 def reader(table: str, name: str) -> Reader:

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastload._native.graph cimport Graph
+from fastload._native.graph cimport BARREN, BYTEARRAY, GLOBAL, Graph, Node
 from fastload._native.keys cimport Keys
 from fastload._native.calls cimport Call, Calls
 
@@ -38,10 +38,8 @@ cdef class Contents:
 
     cdef int gather(self, uint32_t node) except -1 nogil
     cdef int gather_object(self, uint32_t node) except -1 nogil
-    cdef int spend(self, uint64_t amount) except -1 nogil
     cdef int raise_budget(self) except -1 with gil
     cdef int add_item(self, uint32_t key, uint32_t value, uint8_t sort) except -1 nogil
-    cdef bint is_worth_entering(self, uint32_t node) noexcept nogil
     cdef int drop_plain(self, size_t first) except -1 nogil
     cdef int drop_repeated(self, size_t first) except -1 nogil
     cdef int number_tensor_keys(self, size_t first) noexcept nogil
@@ -65,3 +63,17 @@ cdef class Contents:
     cdef int add_call(self, uint32_t node, const Call *call) except -1 nogil
     cdef bint have_keys(self, size_t first) noexcept nogil
     cdef int mark_items(self, size_t first, uint8_t kind, bint is_submodule) noexcept nogil
+
+
+cdef inline int spend(Contents contents, uint64_t amount) except -1 nogil:
+    """Count work, which hostile sharing could make endless."""
+    contents.work += amount
+    if contents.work > contents.budget:
+        return contents.raise_budget()
+    return 0
+
+
+cdef inline bint is_worth_entering(Graph graph, uint32_t node) noexcept nogil:
+    """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
+    cdef const Node *found = &graph.nodes[node]
+    return found.kind > BYTEARRAY and found.kind != GLOBAL and not found.flags & BARREN

@@ -14,7 +14,7 @@ from fastload._native.calls cimport (
     REBUILD, SEQUENCE, SPARSE, SUBCLASS, TENSOR, Call, Calls,
 )
 from fastload._native.graph cimport (
-    BARREN, BYTEARRAY, DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
+    DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
     TUPLE, Graph, Node, Slice, Update, int_of,
 )
 from fastload._native.index cimport KIND_COMPONENT
@@ -33,6 +33,19 @@ cdef enum:
     FEW_KEYS = 8                 # up to here keys are compared in pairs, beyond by a hash table
 
 
+cdef inline void put_item(Contents contents, uint32_t key, uint32_t value, uint8_t sort) noexcept nogil:
+    """Push one item, for which there is room."""
+    cdef Item *item = &contents.items[contents.count]
+    item.key = key
+    item.value = value
+    item.sort = sort
+    item.kind = KIND_OWN
+    item.is_submodule = False
+    item.part = 0
+    item.is_worth_entering = is_worth_entering(contents.graph, value)
+    contents.count += 1
+
+
 cdef class Contents:
     """Gathers the items of the nodes of one graph, within a budget."""
 
@@ -49,20 +62,13 @@ cdef class Contents:
     cdef int raise_budget(self) except -1 with gil:
         raise LimitError("the objects of the pickle refer to each other in more ways than can be listed")
 
-    cdef int spend(self, uint64_t amount) except -1 nogil:
-        """Count work, which hostile sharing could make endless."""
-        self.work += amount
-        if self.work > self.budget:
-            return self.raise_budget()
-        return 0
-
     cdef int gather(self, uint32_t node) except -1 nogil:
         """Push the items of *node* at which a tensor may be found."""
         cdef const Node *found = &self.graph.nodes[node]
         cdef size_t start = self.count, middle
         cdef Call call
         self.is_module = False
-        self.spend(1)
+        spend(self, 1)
         if found.kind == TUPLE or found.kind == FROZENSET:
             return self.add_values(found.x, found.tail)
         if found.kind == LIST or found.kind == SET:
@@ -98,23 +104,9 @@ cdef class Contents:
 
     cdef int add_item(self, uint32_t key, uint32_t value, uint8_t sort) except -1 nogil:
         """One item of the container that is being entered."""
-        cdef Item *item
         reserve(<void **>&self.items, &self.capacity, self.count + 1, sizeof(Item))
-        item = &self.items[self.count]
-        item.key = key
-        item.value = value
-        item.sort = sort
-        item.kind = KIND_OWN
-        item.is_submodule = False
-        item.part = 0
-        item.is_worth_entering = self.is_worth_entering(value)
-        self.count += 1
+        put_item(self, key, value, sort)
         return 0
-
-    cdef bint is_worth_entering(self, uint32_t node) noexcept nogil:
-        """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
-        cdef const Node *found = &self.graph.nodes[node]
-        return found.kind > BYTEARRAY and found.kind != GLOBAL and not found.flags & BARREN
 
     cdef int drop_plain(self, size_t first) except -1 nogil:
         """Leave out the items, from *first* on, at which there is no tensor."""
@@ -165,7 +157,7 @@ cdef class Contents:
         for i in range(first, self.count):
             at = self.keys.hash(self.items[i].key) & mask
             while self.slots[at] and not self.keys.equal(self.items[first + self.slots[at] - 1].key, self.items[i].key):
-                self.spend(1)
+                spend(self, 1)
                 at = (at + 1) & mask
             if self.slots[at]:
                 j = first + self.slots[at] - 1
@@ -181,7 +173,7 @@ cdef class Contents:
     cdef int add_values(self, uint32_t first, size_t count) except -1 nogil:
         """Children that are called by their position."""
         cdef size_t i, start = self.count
-        self.spend(count)
+        spend(self, count)
         for i in range(count):
             self.add_item(<uint32_t>i, self.graph.children[first + i], POSITION_KEY)
         return self.drop_plain(start)
@@ -195,7 +187,7 @@ cdef class Contents:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
             if update.kind == ITEMS:
-                self.spend(update.count)
+                spend(self, update.count)
                 for i in range(update.count):
                     self.add_item(position, self.graph.children[update.first + i], POSITION_KEY)
                     position += 1
@@ -210,7 +202,7 @@ cdef class Contents:
         self.add_pairs(node)
         for i in range(start, self.count):
             worth |= self.items[i].is_worth_entering
-            composite |= self.is_worth_entering(self.items[i].key)
+            composite |= is_worth_entering(self.graph, self.items[i].key)
         if not worth:
             self.count = start
             return 0
@@ -228,10 +220,11 @@ cdef class Contents:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
             if update.kind == PAIRS:
-                self.spend(update.count)
+                spend(self, update.count)
+                reserve(<void **>&self.items, &self.capacity, self.count + update.count // 2, sizeof(Item))
                 for i in range(0, update.count, 2):
-                    self.add_item(
-                        self.graph.children[update.first + i], self.graph.children[update.first + i + 1], NODE_KEY
+                    put_item(
+                        self, self.graph.children[update.first + i], self.graph.children[update.first + i + 1], NODE_KEY
                     )
             if at == self.graph.nodes[node].tail:
                 break
@@ -246,7 +239,7 @@ cdef class Contents:
         while at:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
-            self.spend(update.count)
+            spend(self, update.count)
             for i in range(update.count):
                 child = self.graph.children[update.first + i]
                 if self.two_of(child, pair):
@@ -290,7 +283,7 @@ cdef class Contents:
             return self.add_appended(node)
         if found.kind == TUPLE or found.kind == FROZENSET:
             return self.add_values(found.x, found.tail)
-        if self.is_worth_entering(node):
+        if is_worth_entering(self.graph, node):
             return self.add_item(position, node, POSITION_KEY)
         return 0
 
@@ -322,7 +315,7 @@ cdef class Contents:
             return self.add_content(pair[1], 1)
         if found.kind == DICT or found.kind == LIST or found.kind == TUPLE:
             return self.add_content(state, 0)
-        if self.is_worth_entering(state):
+        if is_worth_entering(self.graph, state):
             return self.add_item(STATE_WORD, state, WORD_KEY)
         return 0
 
@@ -341,7 +334,7 @@ cdef class Contents:
         cdef uint8_t role = 0 if call.meaning == NULL else call.meaning.role
         cdef uint32_t argument
         cdef size_t i, start = self.count
-        if self.is_worth_entering(found.x):
+        if is_worth_entering(self.graph, found.x):
             self.add_item(CALLABLE_WORD, found.x, WORD_KEY)
         for i in range(arguments.tail):
             argument = self.graph.children[arguments.x + i]
@@ -349,7 +342,7 @@ cdef class Contents:
                 self.add_listed_pairs(argument)
             elif role == MAPPING or role == SEQUENCE or (role == REBUILD and i == 2):
                 self.add_content(argument, <uint32_t>i)
-            elif self.is_worth_entering(argument):
+            elif is_worth_entering(self.graph, argument):
                 self.add_item(<uint32_t>i, argument, POSITION_KEY)
         self.add_set(node)
         if role == MAPPING and self.have_keys(start):
@@ -426,7 +419,7 @@ cdef class Contents:
             self.add_part(DATA_WORD, parts.data, 0 if holds_objects(self.calls, call) else DATA)
             self.add_part(MASK_WORD, parts.mask, MASK)
             more = &self.graph.nodes[parts.more]
-            if more.tail > 6 and self.is_worth_entering(self.graph.children[more.x + 6]):
+            if more.tail > 6 and is_worth_entering(self.graph, self.graph.children[more.x + 6]):
                 self.add_part(FILL_VALUE_WORD, self.graph.children[more.x + 6], 0)
         elif holds_objects(self.calls, call):
             self.add_appended(parts.data)
@@ -449,7 +442,7 @@ cdef class Contents:
     cdef int drop_components(self, size_t first, size_t middle) except -1 nogil:
         """Leave out the attributes, from *middle* on, that are the components themselves, from *first* on."""
         cdef size_t i, j, kept = middle
-        self.spend((self.count - middle) * (middle - first))
+        spend(self, (self.count - middle) * (middle - first))
         for i in range(middle, self.count):
             j = first
             while j < middle and self.items[j].value != self.items[i].value:

@@ -18,7 +18,7 @@ from fastload._native.arrays cimport ArrayParts, find_array, has_more, holds_obj
 from fastload._native.calls cimport (
     ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
 )
-from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item
+from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item, is_worth_entering, spend
 from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice
 from fastload._native.index cimport TEXT_KEY, Index, Records, Row, Segment
 from fastload._native.tables cimport DtypeTable
@@ -172,7 +172,7 @@ cdef class Walk:
                 self.keys.read_tensor_key(item.key, &text)
             else:
                 self.keys.read(item.key, &text)
-                self.contents.spend(text.length // 1024)  # an unusual key is put together anew for each tensor
+                spend(self.contents, text.length // 1024)  # an unusual key is put together anew for each tensor
             if length + text.length >= MAX_NAME_BYTES:
                 return self.raise_limit("the dotted name of a tensor is longer than a million bytes")
             reserve(<void **>&self.name, &self.name_capacity, length + text.length + 32, 1)
@@ -223,7 +223,7 @@ cdef class Walk:
                 self.repeated, self.number = base, 2
             number = self.number
         while added < 0:
-            self.contents.spend(1)
+            spend(self.contents, 1)
             length = self.name_length + <size_t>snprintf(self.name + self.name_length, 16, "#%u", number)
             added = add_name(&self.index.names, self.name, length)
             number += 1
@@ -236,7 +236,7 @@ cdef class Walk:
         """List the tensor, the bare storage or the part of an array that the current item is."""
         cdef Row row
         cdef const Item *item
-        self.contents.spend(1)
+        spend(self.contents, 1)
         if part:
             self.recipe.read_part(node, part, &row)
         elif is_storage:
@@ -326,7 +326,7 @@ cdef class Walk:
         cdef size_t at = self.depth
         while self.frames[at - 1].node != node:
             at -= 1
-        self.contents.spend(self.depth - at + 1)
+        spend(self.contents, self.depth - at + 1)
         if at - 1 < self.frames[self.depth - 1].low:
             self.frames[self.depth - 1].low = <uint32_t>(at - 1)
         return 0
@@ -335,10 +335,13 @@ cdef class Walk:
         """List a tensor, or go into a container. So many arrays of a single object were taken off around it."""
         cdef const Node *found = &self.graph.nodes[node]
         cdef Call call
-        if not self.contents.is_worth_entering(node):
+        if not is_worth_entering(self.graph, node):
             return 0
         if found.flags & ON_PATH:
             return self.refer_back(node)
+        if self.recipe.is_bare_tensor(node):     # as nearly all are, and `base` would find the same
+            self.list_tensor(node, False)
+            return self.enter(node, True, False) if found.tail else 0
         if found.kind == PERSID:
             return self.visit_persistent(node)
         if self.recipe.base(node, &call):
@@ -420,7 +423,7 @@ cdef class Walk:
                 self.leave()
                 continue
             frame.next += 1
-            self.contents.spend(1)
+            spend(self.contents, 1)
             part = self.contents.items[frame.next - 1].part
             if part:
                 self.list_tensor(frame.node, False, part)
@@ -429,10 +432,13 @@ cdef class Walk:
         return 0
 
 
-cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, bint attributes) except -1:
+cdef int walk_once(
+    Part part, Vocabulary vocabulary, Index index, bint careful, bint attributes, bint thorough
+) except -1:
     cdef Recipe recipe = Recipe(
         part.graph, vocabulary, index, index.records, part.prefix, part.suffix, part.tensors
     )
+    recipe.thorough = thorough
     cdef Walk walk = Walk(part.graph, recipe, index, part, careful, attributes)
     if part.leaves is not None:
         part.leaves.clear()
@@ -450,7 +456,7 @@ cdef int walk_once(Part part, Vocabulary vocabulary, Index index, bint careful, 
 
 def harvest(
     parts not None, Vocabulary vocabulary not None, source, DtypeTable dtypes not None, Records records not None,
-    bint swapped=False, bint attributes=False,
+    bint swapped=False, bint attributes=False, bint thorough=False,
 ):
     """The Index of the tensors of the pickles of a file.
 
@@ -464,6 +470,8 @@ def harvest(
         For the Index; *records* hold the storages.
     attributes : bool
         Whether tensors that modules hold beside their state dict are listed too.
+    thorough : bool
+        Whether each tensor is read by the code for the unusual ones: the tests see that it finds the same.
 
     Raises
     ------
@@ -483,7 +491,7 @@ def harvest(
             reserve_names(&index.names, 1)           # so that `append` looks names up too
         for part in parts:
             if isinstance(part, Part):
-                walk_once(part, vocabulary, index, careful, attributes)
+                walk_once(part, vocabulary, index, careful, attributes, thorough)
             else:
                 part(index)
         if careful or index_names(&index.names) < 0:

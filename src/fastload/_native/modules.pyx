@@ -13,7 +13,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memset
 
 from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, Meaning, text_of_node
-from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KEY, Contents, Item
+from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KEY, Contents, Item, spend
 from fastload._native.graph cimport (
     BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
 )
@@ -108,7 +108,7 @@ cdef class ModuleContents(Contents):
         while at:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
-            self.spend(update.count)
+            spend(self, update.count)
             for i in range(0, update.count, 2):
                 key = self.part_of(self.calls.text(self.graph.children[update.first + i]))
                 if not key:
@@ -237,7 +237,7 @@ cdef class ModuleContents(Contents):
         while at:
             at = self.graph.updates[at].next
             update = self.graph.updates[at]
-            self.spend(update.count)
+            spend(self, update.count)
             for i in range(update.count):
                 if self.keys.equal(self.graph.children[update.first + i], key):
                     return True

@@ -4,22 +4,24 @@ A tensor is pickled as a call: of this function, with that storage, at this offs
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
-    STORAGE_ARG, STRIDE_ARG, TENSOR, Call, Calls, Identity, Meaning, raise_global, raise_recipe, text_of_node, unsigned,
+    STORAGE, STORAGE_ARG, STRIDE_ARG, TENSOR, Call, Calls, Identity, Meaning, raise_global, raise_recipe, text_of_node,
+    unsigned,
 )
-from fastload._native.geometry cimport EMPTY_ROW, add_geometry, raise_too_large
+from fastload._native.geometry cimport EMPTY_ROW, MAX_BYTES, add_geometry, raise_too_large
 from fastload._native.graph cimport (
-    DICT, FALSE, GLOBAL, INT, NONE, PERSID, TRUE, TUPLE, Graph, Node, Slice, Update, int_of,
+    DICT, FALSE, GLOBAL, INT, NONE, PERSID, REDUCE, TRUE, TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
+    wide,
 )
 from fastload._native.index cimport (
     CONJUGATED, KIND_BUFFER, KIND_META, KIND_PARAMETER, KIND_QUANTISED, KIND_STORAGE, NEGATED, PACKED, Index, Row,
-    multiply_overflows,
+    add_overflows, multiply_overflows,
 )
 from fastload._native.names cimport Names, append_name, find_name, index_names
 from fastload._native.objects cimport build_objects
@@ -29,6 +31,7 @@ from fastload._native.zip cimport check_record
 from fastload.errors import FormatError, TruncatedError
 
 cdef enum:
+    MOST_PLAIN = 8           # dimensions of a tensor that is read the short way
     MOST_MARKS = 64          # keys and values among a tensor's attributes that are looked at: many may share them
 
 FLOAT_PARAMETERS = "_float_qparams"  # how torch ends the name of the scheme whose zero points are floats
@@ -171,6 +174,109 @@ cdef class Recipe(Calls):
                 break
         return 0
 
+    cdef bint is_bare_tensor(self, uint32_t node) noexcept nogil:
+        """Whether *node* is the call of a function that makes a tensor of a storage, with nothing around it."""
+        cdef const Node *found = &self.graph.nodes[node]
+        if found.kind != REDUCE:
+            return False
+        found = &self.graph.nodes[found.x]
+        return found.kind == GLOBAL and found.tail and self.vocabulary.meanings[found.tail - 1].role == TENSOR
+
+    cdef int plain_storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil:
+        """`storage` of one that is a whole record; False where it is not, or something is wrong with it."""
+        cdef Node *persistent = &self.graph.nodes[node]
+        cdef const Node *id = &self.graph.nodes[persistent.x]
+        cdef const Node *part
+        cdef const uint32_t *parts
+        cdef Slice text
+        cdef int64_t number
+        if persistent.kind != PERSID or id.kind != TUPLE or id.tail < 5:
+            return False
+        parts = self.graph.children + id.x
+        if id.tail > 5 and self.graph.nodes[parts[5]].kind != NONE:
+            return False
+        if parts[0] != self.sort:                # one text of the pickle, which all refer to
+            text = self.text(parts[0])
+            if text.length != 7 or memcmp(text.start, b"storage", 7) != 0:
+                return False
+            self.sort = parts[0]
+        part = &self.graph.nodes[parts[1]]
+        if part.kind != GLOBAL or not part.tail or self.vocabulary.meanings[part.tail - 1].role != STORAGE:
+            return False
+        row.dtype = self.vocabulary.meanings[part.tail - 1].dtype
+        part = &self.graph.nodes[parts[4]]
+        if part.kind != INT or int_of(part) < 0:
+            return False
+        if multiply_overflows(wide(part), self.index.dtypes.bits[row.dtype] // 8, declared):
+            return False
+        if persistent.y == 0:
+            part = &self.graph.nodes[parts[2]]
+            if part.kind != TEXT:
+                return False
+            number = self.find_record(bytes_of(self.graph, part))
+            if number < 0:
+                return False
+            check_record(self.records, <uint32_t>number)
+            persistent.y = <uint32_t>(number + 1)
+        row.storage = persistent.y - 1
+        return declared[0] <= self.records.extents[row.storage].size
+
+    cdef int read_plain(self, uint32_t node, Row *row) except -1 nogil:
+        """`read_tensor` of what nearly all are: a bare call, without more to it, of a whole record, C-contiguous.
+
+        False where it is not, or where anything is wrong: `read_tensor` says what. The row begins as an empty one.
+        """
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef const Node *sizes
+        cdef const Node *strides
+        cdef const Node *number
+        cdef const Meaning *meaning
+        cdef const uint32_t *args
+        cdef uint64_t shape[MOST_PLAIN]
+        cdef uint64_t declared = 0, dense = 1, start, end, size, item
+        cdef size_t i
+        if found.tail or not self.is_bare_tensor(node):
+            return False
+        meaning = &self.vocabulary.meanings[self.graph.nodes[found.x].tail - 1]
+        found = &self.graph.nodes[found.y]
+        if meaning.at[DTYPE_ARG] >= 0 or meaning.at[OFFSET_ARG] < 0 or not meaning.least <= found.tail <= meaning.most:
+            return False
+        if 0 <= meaning.at[METADATA_ARG] < <int64_t>found.tail or 0 <= meaning.at[QUANTIZER_ARG] < <int64_t>found.tail:
+            return False
+        args = self.graph.children + found.x
+        if not self.plain_storage(args[meaning.at[STORAGE_ARG]], row, &declared):
+            return False
+        item = self.index.dtypes.bits[row.dtype] // 8
+        number = &self.graph.nodes[args[meaning.at[OFFSET_ARG]]]
+        sizes = &self.graph.nodes[args[meaning.at[SIZE_ARG]]]
+        strides = &self.graph.nodes[args[meaning.at[STRIDE_ARG]]]
+        if number.kind != INT or int_of(number) < 0 or sizes.kind != TUPLE or strides.kind != TUPLE:
+            return False
+        if sizes.tail != strides.tail or sizes.tail > MOST_PLAIN:
+            return False
+        start = wide(number)
+        i = sizes.tail
+        while i:
+            i -= 1
+            number = &self.graph.nodes[self.graph.children[sizes.x + i]]
+            if number.kind != INT or int_of(number) <= 0:
+                return False
+            shape[i] = size = wide(number)
+            number = &self.graph.nodes[self.graph.children[strides.x + i]]
+            if number.kind != INT or int_of(number) < 0 or (size != 1 and wide(number) != dense):
+                return False
+            if multiply_overflows(dense, size, &dense):
+                return False
+        if add_overflows(start, dense, &end) or multiply_overflows(end, item, &end) or end > declared:
+            return False
+        if end > MAX_BYTES:
+            return False
+        row.offset = start * item
+        row.ndim = <uint16_t>sizes.tail
+        row.dims = <uint32_t>self.index.dims_count
+        self.index.add_dims(shape, sizes.tail)
+        return True
+
     cdef int read_tensor(self, uint32_t node, Row *row) except -1 nogil:
         """The row of the tensor that the call *node* makes, wrappers included; its dims go into the Index."""
         cdef Call call
@@ -179,6 +285,9 @@ cdef class Recipe(Calls):
         cdef uint32_t quantizer = 0, metadata
         cdef uint64_t start = 0, declared = 0, base = 0
         cdef size_t ndim = 0, strides = 0
+        memcpy(row, &EMPTY_ROW, sizeof(Row))
+        if not self.thorough and self.read_plain(node, row):
+            return 0
         memcpy(row, &EMPTY_ROW, sizeof(Row))
         if self.graph.nodes[node].kind == PERSID:
             return self.read_keyed_tensor(node, row)

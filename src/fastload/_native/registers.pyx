@@ -9,8 +9,8 @@ what one does is told there, and only there an error is raised.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
 
 from fastload._native.graph cimport (
-    DICT, GLOBAL, INT, LIST, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
-    count_part, is_object,
+    DICT, GLOBAL, INT, LIST, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
+    count_part, is_object, is_sequence,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
@@ -46,6 +46,8 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef const uint8_t *end = machine.cursor.end
     cdef uint32_t *stack = machine.stack
     cdef size_t height = machine.height, fence = machine.fence, highest = machine.stack_capacity
+    cdef size_t *marks = machine.marks
+    cdef size_t marks_count = machine.marks_count, marks_capacity = machine.marks_capacity
     cdef uint32_t *memo = machine.memo
     cdef size_t memo_count = machine.memo_count, memo_capacity = machine.memo_capacity
     cdef Node *nodes = graph.nodes
@@ -56,51 +58,77 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef uint32_t parts
     cdef uint16_t depth
     cdef uint8_t op, flags
+    cdef bint nested
     cdef const Node *node
     while end - next >= LONGEST and height < highest and count < most:
         op = next[0]
-        if op == OP_BINPUT or op == OP_LONG_BINPUT or op == OP_MEMOIZE:
-            index = memo_count if op == OP_MEMOIZE else next[1] if op == OP_BINPUT else number_at(next + 1)
-            if height == fence or index >= memo_capacity:
+        if op == OP_BINGET:
+            if next[1] >= memo_capacity or memo[next[1]] == 0:
                 break
-            memo_count += memo[index] == 0
-            memo[index] = stack[height - 1]
-            next += 1 if op == OP_MEMOIZE else 2 if op == OP_BINPUT else 5
-        elif op == OP_BINGET or op == OP_LONG_BINGET:
-            index = next[1] if op == OP_BINGET else number_at(next + 1)
+            stack[height] = memo[next[1]]
+            height += 1
+            next += 2
+            continue
+        elif op == OP_LONG_BINGET:
+            index = number_at(next + 1)
             if index >= memo_capacity or memo[index] == 0:
                 break
             stack[height] = memo[index]
             height += 1
-            next += 2 if op == OP_BINGET else 5
+            next += 5
+            continue
         elif op == OP_MARK:
-            if machine.marks_count == machine.marks_capacity:
+            if marks_count == marks_capacity:
                 break
-            machine.marks[machine.marks_count] = fence
-            machine.marks_count += 1
+            marks[marks_count] = fence
+            marks_count += 1
             fence = height
             next += 1
+            continue
 
-        elif op == OP_NONE or op == OP_NEWTRUE or op == OP_NEWFALSE or op == OP_EMPTY_TUPLE:
-            stack[height] = (
-                NODE_NONE if op == OP_NONE else NODE_TRUE if op == OP_NEWTRUE
-                else NODE_FALSE if op == OP_NEWFALSE else NODE_EMPTY_TUPLE
-            )
+        elif op == OP_NONE:
+            stack[height] = NODE_NONE
             height += 1
             next += 1
+            continue
+        elif op == OP_NEWTRUE:
+            stack[height] = NODE_TRUE
+            height += 1
+            next += 1
+            continue
+        elif op == OP_NEWFALSE:
+            stack[height] = NODE_FALSE
+            height += 1
+            next += 1
+            continue
+        elif op == OP_EMPTY_TUPLE:
+            stack[height] = NODE_EMPTY_TUPLE
+            height += 1
+            next += 1
+            continue
         elif op == OP_BININT1:
             stack[height] = NODE_INT_0 + <uint32_t>next[1]
             height += 1
             next += 2
-        elif op == OP_BININT2 or op == OP_BININT:
-            if op == OP_BININT2:
-                set_node(&nodes[count], INT, next[1] | <uint32_t>next[2] << 8, 0, 0)
-            else:
-                set_node(&nodes[count], INT, <uint64_t><int64_t><int32_t>number_at(next + 1), 0, 0)
+            continue
+        elif op == OP_BININT2:
+            set_node(&nodes[count], INT, next[1] | <uint32_t>next[2] << 8, 0, 0)
             stack[height] = <uint32_t>count
             height += 1
             count += 1
-            next += 3 if op == OP_BININT2 else 5
+            next += 3
+            continue
+        elif op == OP_BININT:
+            set_node(&nodes[count], INT, <uint64_t><int64_t><int32_t>number_at(next + 1), 0, 0)
+            stack[height] = <uint32_t>count
+            height += 1
+            count += 1
+            next += 5
+            continue
+
+        elif op == OP_BINPUT or op == OP_LONG_BINPUT or op == OP_MEMOIZE:
+            if height == fence:
+                break
         elif op == OP_BINUNICODE or op == OP_SHORT_BINUNICODE:
             length = number_at(next + 1) if op == OP_BINUNICODE else next[1]
             index = 5 if op == OP_BINUNICODE else 2
@@ -121,7 +149,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
 
         elif op == OP_TUPLE or op == OP_TUPLE1 or op == OP_TUPLE2 or op == OP_TUPLE3:
             if op == OP_TUPLE:
-                if machine.marks_count == 0:
+                if marks_count == 0:
                     break
                 first = fence
                 items = height - first
@@ -133,12 +161,20 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             if items == 0 or items > graph.children_capacity - children_count:
                 break
             if op == OP_TUPLE:
-                machine.marks_count -= 1
-                fence = machine.marks[machine.marks_count]
-            flags, depth, parts = 0, 1, 1
+                marks_count -= 1
+                fence = marks[marks_count]
+            flags, depth, parts = 0, 1, <uint32_t>min(items, <size_t>MAX_KEY_PARTS) + 1
+            nested = False
             for i in range(items):
                 children[children_count + i] = stack[first + i]
-                count_part(&nodes[stack[first + i]], &parts, &depth, &flags)
+                node = &nodes[stack[first + i]]
+                flags |= node.flags
+                nested |= is_sequence(node)
+            flags &= UNHASHABLE
+            if nested:                           # which takes longer to count
+                parts = 1
+                for i in range(items):
+                    count_part(&nodes[stack[first + i]], &parts, &depth, &flags)
             set_node(&nodes[count], TUPLE, children_count | <uint64_t>parts << 32, <uint32_t>items, flags)
             nodes[count].high = depth
             children_count += items
@@ -169,9 +205,31 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             next += 1
         else:
             break
+
+        # What was made is mostly remembered at once. It lies above the fence, where nothing but the memo's own opcode
+        # had to look for it.
+        if end - next < LONGEST:
+            break
+        if next[0] == OP_LONG_BINPUT:
+            index = number_at(next + 1)
+            length = 5
+        elif next[0] == OP_BINPUT:
+            index = next[1]
+            length = 2
+        elif next[0] == OP_MEMOIZE:
+            index = memo_count
+            length = 1
+        else:
+            continue
+        if index >= memo_capacity:
+            break
+        memo_count += memo[index] == 0
+        memo[index] = stack[height - 1]
+        next += length
     machine.cursor.next = next
     machine.height = height
     machine.fence = fence
+    machine.marks_count = marks_count
     machine.memo_count = memo_count
     graph.nodes_count = count
     graph.children_count = children_count

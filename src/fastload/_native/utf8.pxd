@@ -9,13 +9,22 @@ cdef size_t put_utf8(char *target, uint32_t point) noexcept nogil
 
 cdef inline bint is_ascii(const char *text, size_t length) noexcept nogil:
     """Whether no byte has its high bit: what nearly every text is, and then it is UTF-8."""
-    cdef uint64_t word, seen = 0
-    while length >= 8:
-        memcpy(&word, text, 8)
+    cdef const uint8_t *bytes = <const uint8_t *>text
+    cdef uint64_t word = 0, seen = 0
+    cdef uint32_t half = 0
+    cdef size_t at = 0
+    if length >= 8:
+        while length - at > 8:
+            memcpy(&word, text + at, 8)
+            seen |= word
+            at += 8
+        memcpy(&word, text + length - 8, 8)  # of which some may have been seen
         seen |= word
-        text += 8
-        length -= 8
-    while length:
-        length -= 1
-        seen |= <uint8_t>text[length]
+    elif length >= 4:
+        memcpy(&half, text, 4)
+        seen = half
+        memcpy(&half, text + length - 4, 4)
+        seen |= half
+    elif length:
+        seen = bytes[0] | bytes[length >> 1] | bytes[length - 1]
     return seen & 0x8080808080808080u == 0

@@ -13,6 +13,8 @@ from fastload.plan.table import Table, described
 
 __all__ = ["select", "subtree"]
 
+UNMARKED = b"\1" + bytes(255)  # for `translate`: a mark for every name that had none
+
 
 def select(
     table: Table,
@@ -38,11 +40,12 @@ def select(
         A pattern is none, or, where *strict*, matches nothing.
     """
     chosen: Iterable[int] = range(len(table))
-    if include is not None:
-        chosen = itertools.compress(chosen, _marks(table, patterns_of(include), strict))
+    included = None if include is None else _marks(table, patterns_of(include), strict)
+    if included is not None:
+        chosen = itertools.compress(chosen, included)
     if exclude is not None:
-        left_out = _marks(table, patterns_of(exclude), strict)
-        chosen = (place for place in chosen if not left_out[place])
+        left: Iterable[int] = _marks(table, patterns_of(exclude), strict).translate(UNMARKED)
+        chosen = itertools.compress(chosen, left if included is None else itertools.compress(left, included))
     if where is not None:
         chosen = (place for place in chosen if where(described(table, place, rows)))
     return table.only(list(chosen))
