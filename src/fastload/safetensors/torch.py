@@ -27,7 +27,7 @@ def load(data: Buffer) -> dict[str, torch.Tensor]:
         The bytes are no sound safetensors file.
     """
     tensors = opened_bytes(data)
-    return {name: to_torch(tensors, row, None, {}) for row, name in enumerate(tensors.list_names())}
+    return {name: to_torch(tensors, row, None) for row, name in enumerate(tensors.list_names())}
 
 
 def load_file(
