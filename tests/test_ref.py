@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 
@@ -170,6 +171,23 @@ def test_what_is_put_together_of_parts_has_no_reference(tmp_path):
 
     with pytest.raises(UnsupportedError, match="parts"):
         fastload.open(tmp_path / "w.safetensors", concat=[(["a", "b"], "w", 0)]).ref("w")
+
+
+def test_tensors_of_a_member_are_referred_to_in_the_outer_file(path, tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("readme", "x" * 1001)
+        archive.write(path, "models/model.safetensors")
+        archive.write(path, "packed", zipfile.ZIP_DEFLATED)
+    outer = (tmp_path / "outer.zip").read_bytes()
+    checkpoint = fastload.open(tmp_path / "outer.zip", member="models/model.safetensors")
+    for name in checkpoint:
+        ref = pickle.loads(pickle.dumps(checkpoint.ref(name)))
+
+        assert (ref.path, ref.member) == (str(tmp_path / "outer.zip"), "models/model.safetensors")
+        assert outer[ref.offset : ref.offset + ref.nbytes] == checkpoint[name].tobytes() == ref.array().tobytes()
+    assert checkpoint.rename({"w": "v"}).ref("v").member == "models/model.safetensors"
+    with pytest.raises(UnsupportedError, match="no bytes in the file"):
+        fastload.open(tmp_path / "outer.zip", member="packed").ref("w")
 
 
 def test_many_small_references_use_no_mappings(tmp_path):

@@ -438,7 +438,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """
         from fastload.ref import ref_of
 
-        return ref_of(*self._row(name))
+        return ref_of(*self._row(name), None if self._source is None else self._source.member)
 
     def load_into(
         self, target: Any, *, strict: Strict = True, staged: bool = False, assign: bool = False

@@ -8,6 +8,7 @@ file nor another handing over ever sees it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastload.errors import UnsupportedError
 from fastload.plan.making import rows_of
 from fastload.planned import PlannedTensors
 from fastload.source import Handing
-from fastload.tensors import Tensors
+from fastload.tensors import PrivateRun, Tensors
 
 __all__ = ["Storages", "to_dlpack", "to_jax", "to_torch", "to_torch_dict", "to_torch_rows", "to_torch_within"]
 
@@ -39,7 +40,8 @@ STORED_AS = {
 DLPACK_KINDS = "biufc"  # of numpy's own dtypes; those of ml_dtypes are of kind "V" or "f", and of no char of numpy's
 JAX_ALIGNMENT = 64  # of the memory that XLA takes on a CPU as it is
 
-Storages = dict[int, tuple[Any, int, Any]]  # of torch, by the id of the memory that they are over
+# Of one hand-over, tensors of torch that have all of a storage, by (address, size) of the memory that this is over.
+Storages = dict[tuple[int, int], Any]
 
 
 def to_torch(tensors: Tensors, row: int) -> Any:
@@ -69,29 +71,32 @@ def to_torch_within(tensors: Tensors, row: int, handing: Handing, storages: Stor
     """One tensor as `to_torch` gives it; those of one *handing* and *storages* share memory, as in the file."""
     import torch  # only for who asks for it
 
+    run = tensors.private_run(row, handing)
+    if run is not None:
+        dtype = _dtype_of(run.code)
+        if dtype is not None:
+            return _over_run(run, dtype, storages)
     entry = tensors.entry(row)
-    dtype = getattr(torch, STORED_AS.get(entry.dtype, entry.dtype), None) if entry.dtype in CODES else None
-    if not isinstance(dtype, torch.dtype):
+    dtype = _dtype_of(CODES[entry.dtype]) if entry.dtype in CODES else None
+    if dtype is None:
         raise UnsupportedError(f"tensor {entry.name!r} is {entry.dtype}, a dtype that torch {torch.__version__} lacks")
     if _is_meta(tensors, row, entry):
         return torch.empty(entry.shape, dtype=dtype, device="meta")  # as torch has it itself: shape, and no data
     array = tensors.private_array(row, handing)
     shape = array.shape[:-1] if entry.dtype == "complex32" else array.shape  # of which numpy shows the halves
     if array.size == 0:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     size = DTYPES[CODES[entry.dtype]].bits // 8 if entry.dtype not in STORED_AS else array.itemsize
     steps = array.strides[: len(shape)]
     if any(step < 0 or step % size for step in steps):
         array = np.array(array, order="C")  # elements that do not lie a whole number of elements apart
         steps = array.strides[: len(shape)]
-    storage, address = _storage(array, storages, torch)
+    whole, address = _whole_storage(array, storages)
     offset = array.__array_interface__["data"][0] - address
     if offset % size:
         # torch counts in elements from the start of a storage: one that begins with the tensor.
-        held = _root(array)
-        storage = torch.frombuffer(memoryview(held).cast("B")[offset:], dtype=torch.uint8).untyped_storage()
-        offset = 0
-    return torch.empty(0, dtype=dtype).set_(storage, offset // size, shape, tuple(step // size for step in steps))
+        whole, offset = torch.frombuffer(memoryview(_root(array)).cast("B")[offset:], dtype=torch.uint8), 0
+    return _strided(whole, dtype, offset // size, shape, tuple(step // size for step in steps))
 
 
 def to_dlpack(tensors: Tensors, row: int) -> Any:
@@ -146,18 +151,59 @@ def _root(array: np.ndarray) -> Any:
     return held
 
 
-def _storage(array: np.ndarray, storages: Storages, torch: Any) -> tuple[Any, int]:
-    """The storage of torch over all the memory that an array is a view of, and where that begins."""
+def _over_run(run: PrivateRun, dtype: Any, storages: Storages) -> Any:
+    """A tensor of torch where the file has it: nothing is made for it but itself and, the first time, its storage."""
+    import torch
+
+    key = (run.memory.address + run.begin, run.nbytes)
+    whole = storages.get(key)
+    if whole is not None:
+        return _strided(whole, dtype, run.offset, run.shape, run.steps)
+    count, rest = divmod(run.nbytes, dtype.itemsize)
+    if rest:  # a storage of which these elements are not all
+        whole = torch.frombuffer(run.memory, dtype=torch.uint8, count=run.nbytes, offset=run.begin)
+        tensor = _strided(whole, dtype, run.offset, run.shape, run.steps)
+    else:
+        whole = tensor = torch.frombuffer(run.memory, dtype=dtype, count=count, offset=run.begin)
+        # In place: a view would be one of torch's views, which neither detach nor forget what they are of.
+        tensor.as_strided_(run.shape, run.steps, run.offset)
+    storages[key] = whole
+    return tensor
+
+
+def _strided(whole: Any, dtype: Any, offset: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> Any:
+    """Another tensor over the storage of *whole*."""
+    import torch
+
+    # On the CPU, whatever the device that torch makes tensors on at the moment.
+    return torch.empty(0, dtype=dtype, device="cpu").set_(whole.untyped_storage(), offset, shape, steps)
+
+
+def _whole_storage(array: np.ndarray, storages: Storages) -> tuple[Any, int]:
+    """A tensor of torch that has the storage of all the memory that an array is a view of, and where that begins."""
+    import torch
+
     held = _root(array)
-    found = storages.get(id(held))
-    if found is None:
-        if isinstance(held, WritableRegion):
-            made, address = torch.frombuffer(held, dtype=torch.uint8), held.address
-        else:
-            flat = held.reshape(-1, order="A").view(np.uint8)  # numpy's own memory, which is one run
-            made, address = torch.from_numpy(flat), held.__array_interface__["data"][0]
-        found = storages[id(held)] = (made.untyped_storage(), address, held)  # and held, so that its id stays its own
-    return found[0], found[1]
+    if isinstance(held, WritableRegion):
+        address, nbytes = held.address, len(held)
+    else:
+        address, nbytes = held.__array_interface__["data"][0], held.nbytes
+    whole = storages.get((address, nbytes))
+    if whole is None:
+        # What is no region is memory of numpy's own, which is one run.
+        data = held if isinstance(held, WritableRegion) else held.reshape(-1, order="A").view(np.uint8)
+        whole = storages[address, nbytes] = torch.frombuffer(data, dtype=torch.uint8)
+    return whole, address
+
+
+@cache
+def _dtype_of(code: int) -> Any:
+    """Torch's dtype for one of ours; None where it has none."""
+    import torch
+
+    name = DTYPES[code].name if code < len(DTYPES) else ""
+    dtype = getattr(torch, STORED_AS.get(name, name), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _is_meta(tensors: Tensors, row: int, entry: TensorEntry) -> bool:

@@ -13,7 +13,7 @@ from fastload.errors import FastloadError, UnsupportedError, located, printable
 from fastload.plan.making import Cast, Permuted, array_of, chunks_of, is_cast_to_integers, rows_of
 from fastload.plan.table import Table, described
 from fastload.source import Handing, Source
-from fastload.tensors import FileTensors, Tensors
+from fastload.tensors import FileTensors, PrivateRun, Tensors
 
 __all__ = ["Explanation", "PlannedTensors", "Stage", "Step"]
 
@@ -179,6 +179,11 @@ class PlannedTensors:
         self._check_copy(row)
         array = array_of(making, _PrivateRows(self._base, handing))
         return array if array.flags.writeable else np.array(array, order="C")
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`; None where only that can tell."""
+        making = self.table.makings[row]
+        return self._base.private_run(making, handing) if isinstance(making, int) else None
 
     def source_of(self, row: int) -> Source | None:
         """The source that the bytes of one tensor lie in; None where it is made of several, or of none."""

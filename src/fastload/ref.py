@@ -102,8 +102,8 @@ class TensorRef:
         return index
 
 
-def ref_of(tensors: Tensors, row: int) -> TensorRef:
-    """The reference of one tensor.
+def ref_of(tensors: Tensors, row: int, member: str | None = None) -> TensorRef:
+    """The reference of one tensor, of a checkpoint that is a *member* of its file or that file itself.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def ref_of(tensors: Tensors, row: int) -> TensorRef:
     return TensorRef(
         entry.name,
         os.path.abspath(source.path),
-        None,
+        member,
         extent.offset,
         extent.nbytes,
         entry.dtype,

@@ -62,6 +62,7 @@ NETWORK_FILE_SYSTEMS = {
 HEAD_BYTES = 512  # enough for the mark of every format; that of tar lies at 257
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
 MAPPED_RUN_BYTES = 64 << 10  # of a run that is mapped by itself: a process may have no more than 65,530 mappings
+MAPPED_BYTES = 4 << 10  # of a storage that is mapped by itself for who writes to it: a page
 ASSUMED_FREE_BYTES = 4 << 30  # of memory, where the system does not say
 MEMORY_FILE = "/proc/meminfo"
 # What the control group of the process (a container, a batch job) may use, and what it does use.
@@ -397,28 +398,47 @@ class Source:
         code = index.dtype_code(row)
         dtype = numpy_dtype(code) if code < len(DTYPES) else index.dtypes.extra[code - len(DTYPES)]
         number, swap = index.storage_of(row), index.swap_of(row)
+        if index.access(row) != LOAD and not self.is_inflated:
+            return writable_view(index, row, self._private_region(index, number, handing), dtype)
         key = (index, number, swap)
         region = handing.regions.get(key)
         if region is None:
-            if index.access(row) == LOAD or self.is_inflated:
-                data = self._storage_bytes(index, number, swap)
-                # What a format decoded may be kept by it, so that only a record that was read now is taken as it is.
-                fresh = index.is_record(number) and not data.readonly
-                region = WritableRegion(data if fresh else np.array(data).data)
-            else:
-                region = WritableRegion(self.private(*self._extent(index, number), handing))
-            handing.regions[key] = region
+            data = self._storage_bytes(index, number, swap)
+            # What a format decoded may be kept by it, so that only a record that was read now is taken as it is.
+            fresh = index.is_record(number) and not data.readonly
+            region = handing.regions[key] = WritableRegion(data if fresh else np.array(data).data)
         return writable_view(index, row, region, dtype)
 
+    def private_memory(
+        self, index: Index, number: int, position: int, handing: Handing
+    ) -> tuple[FileMapping | WritableRegion, int]:
+        """Memory as that of `private_array` that holds a storage which lies at *position*, and where it does there."""
+        if handing.whole and self._shared is None and self.region is not None and self._file is not None:
+            try:
+                return self._map_whole(self._file.opened(), handing), self.origin + position
+            except (OSError, OverflowError):
+                pass  # as in `private`
+        return self._private_region(index, number, handing), 0
+
+    def _private_region(self, index: Index, number: int, handing: Handing) -> WritableRegion:
+        """A storage that lies in the source as it is, as private memory of the *handing*."""
+        region = handing.regions.get((index, number, 1))
+        if region is None:
+            region = WritableRegion(self.private(*self._extent(index, number), handing))
+            region = handing.regions.setdefault((index, number, 1), region)
+        return region
+
     def private(self, offset: int, count: int, handing: Handing) -> Buffer:
-        """The *count* bytes from *offset* on, writable: mapped copy-on-write where they can be, else copied.
+        """The *count* bytes from *offset* on, writable: mapped copy-on-write, or copied where they are few.
 
         A caller's buffer that may be written to is shared.
         """
         data = self._shared
         if data is not None and offset <= self.size and count <= self.size - offset:
             return data[offset : offset + count]
-        if self.region is not None and self._file is not None and count:
+        # By itself a few bytes are sooner copied than mapped: a page would be copied as soon as they are written to.
+        is_mapped = handing.whole or count >= MAPPED_BYTES
+        if is_mapped and self.region is not None and self._file is not None and count:
             self.fetch(offset, count)  # raises where they are not there
             try:
                 return self._map_privately(self._file.opened(), self.origin + offset, count, handing)
@@ -430,13 +450,17 @@ class Source:
     def _map_privately(self, file: OpenFile, begin: int, count: int, handing: Handing) -> memoryview:
         assert self._file is not None
         if handing.whole:
-            mapping = handing.mappings.get(self._file)
-            if mapping is None:
-                mapping = FileMapping(file.descriptor, file.status.st_size, 0, True)
-                handing.mappings[self._file] = mapping
-            return memoryview(mapping)[begin : begin + count]
+            return memoryview(self._map_whole(file, handing))[begin : begin + count]
         before = begin % mmap.ALLOCATIONGRANULARITY
         return memoryview(FileMapping(file.descriptor, before + count, begin - before, True))[before:]
+
+    def _map_whole(self, file: OpenFile, handing: Handing) -> FileMapping:
+        assert self._file is not None
+        mapping = handing.mappings.get(self._file)
+        if mapping is None:  # and another thread may be here too: its mapping then is the one that everybody shares
+            made = FileMapping(file.descriptor, file.status.st_size, 0, True)
+            mapping = handing.mappings.setdefault(self._file, made)
+        return mapping
 
     def _extent(self, index: Index, number: int) -> tuple[int, int]:
         """(position, size) of a storage that lies in the source as it is."""

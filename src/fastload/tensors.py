@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from fastload import formats
-from fastload._native import LOAD, Index, Region, direct_view
+from fastload._native import LOAD, LOCATE, FileMapping, Index, Region, WritableRegion, direct_run, direct_view
 from fastload.dtypes import NUMPY
 from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, LimitError, UnsupportedError, located
 from fastload.options import Options
 from fastload.source import Handing, Source
 
-__all__ = ["PARTS", "FileTensors", "JoinedTensors", "Tensors", "open_source"]
+__all__ = ["PARTS", "FileTensors", "JoinedTensors", "PrivateRun", "Tensors", "open_source"]
 
 MAX_WRAPPINGS = 4  # of a file around a file around …; .tar.gz makes two, and a gzip file may even hold itself
 MAX_FILES = 1 << 32  # that are numbered: a storage is told by the number of its file in 32 bits, and its own in 32
@@ -27,6 +27,32 @@ PARTS = 1 << 16  # of these numbers, that a file of several has for itself and t
 MAX_OVERLAP = 64  # times that the elements of a tensor that must be copied may repeat the bytes of its storage
 
 Result = TypeVar("Result")
+
+
+class PrivateRun(NamedTuple):
+    """A tensor within a storage in private memory; all of it counted in elements, but for *begin* and *nbytes*.
+
+    Attributes
+    ----------
+    code : int
+        Of the dtype: a row of DTYPES.
+    memory : FileMapping or WritableRegion
+        What the storage lies in, for itself or with others.
+    begin, nbytes : int
+        Where it lies there, in bytes.
+    offset : int
+        Of the first element, from there on.
+    shape, steps : tuple of int
+        The sizes of the dimensions, and the distances between neighbours, none of them negative.
+    """
+
+    code: int
+    memory: FileMapping | WritableRegion
+    begin: int
+    nbytes: int
+    offset: int
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class Tensors(Protocol):
@@ -68,6 +94,9 @@ class Tensors(Protocol):
 
     def private_array(self, row: int, handing: Handing) -> np.ndarray:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`; None where only that can tell."""
 
     def source_of(self, row: int) -> Source | None:
         """The source that the bytes of one tensor lie in; None where they lie in several, or in none."""
@@ -190,6 +219,24 @@ class FileTensors:
             if any(index.resolution(row)):
                 return np.array(self._resolved(self._source.array(index, row), row), order="C")
             return self._source.private_array(index, row, handing)
+        except FastloadError as error:
+            raise self._naming(error, row) from None
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`; None where only that can tell."""
+        index, source = self._index, self._source
+        if source.is_inflated:
+            return None
+        try:
+            if index.access(row) == LOCATE:
+                assert index.records is not None
+                source.locate(index.records, index.storage_of(row))
+            found = direct_run(index, row, source.size)
+            if found is None:
+                return None
+            code, number, position, nbytes, offset, shape, steps = found
+            memory, begin = source.private_memory(index, number, position, handing)
+            return PrivateRun(code, memory, begin, nbytes, offset, shape, steps)
         except FastloadError as error:
             raise self._naming(error, row) from None
 
@@ -346,6 +393,11 @@ class JoinedTensors:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
         part, own = self._where[row]
         return part.private_array(own, handing)
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`; None where only that can tell."""
+        part, own = self._where[row]
+        return part.private_run(own, handing)
 
     def source_of(self, row: int) -> Source | None:
         """The source that the bytes of one tensor lie in; None where there is none."""

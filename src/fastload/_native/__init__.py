@@ -39,7 +39,7 @@ from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
 from fastload._native.tables import DtypeTable, Spellings
-from fastload._native.view import Region, WritableRegion, direct_view, view, writable_view
+from fastload._native.view import Region, WritableRegion, direct_run, direct_view, view, writable_view
 from fastload._native.zip import (
     END_SEARCH_BYTES,
     check,
@@ -88,6 +88,7 @@ __all__ = [
     "convert",
     "count_cached",
     "count_resident",
+    "direct_run",
     "direct_view",
     "filesystem_type",
     "find_directory",

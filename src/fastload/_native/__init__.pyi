@@ -43,6 +43,7 @@ __all__ = [
     "convert",
     "count_cached",
     "count_resident",
+    "direct_run",
     "direct_view",
     "filesystem_type",
     "find_directory",
@@ -220,6 +221,8 @@ class Record:
 @final
 class FileMapping:
     def __new__(cls, descriptor: int, size: int, offset: int = 0, private: bool = False) -> FileMapping: ...
+    @property
+    def address(self) -> int: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -328,6 +331,9 @@ def read_stream(
 def renumber(
     names: list[str], others: list[str], only: list[tuple[str, int]] | None, never: list[tuple[str, int]]
 ) -> tuple[list[str], list[str]]: ...
+def direct_run(
+    index: Index, row: int, length: int
+) -> tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]] | None: ...
 def direct_view(
     index: Index, row: int, region: Region, dtypes: list[np.dtype[Any] | None]
 ) -> np.ndarray[Any, Any] | None: ...

@@ -138,7 +138,7 @@ cdef class FileMapping:
         The system cannot map the file: its file system has no mappings, or there is no room for one.
     """
 
-    cdef void *address
+    cdef void *start
     cdef Py_ssize_t size
     cdef bint is_private
 
@@ -155,17 +155,22 @@ cdef class FileMapping:
                     error = errno
             if address == NULL:
                 raise OSError(error, strerror(error).decode("ascii", "replace"))
-        self.address = address
+        self.start = address
         self.size = <Py_ssize_t>size
         self.is_private = private
 
     def __dealloc__(self):
-        if self.address != NULL:
+        if self.start != NULL:
             with nogil:                      # the pages of a large file are many
-                unmap_pages(self.address, <size_t>self.size)
+                unmap_pages(self.start, <size_t>self.size)
 
     def __len__(self):
         return self.size
 
+    @property
+    def address(self):
+        """Where the bytes lie in memory."""
+        return <size_t>self.start
+
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        fill_buffer(buffer, self, self.address, self.size, not self.is_private, flags)
+        fill_buffer(buffer, self, self.start, self.size, not self.is_private, flags)

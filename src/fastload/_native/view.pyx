@@ -13,7 +13,8 @@ cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint64_t
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport int64_t, uint64_t
 
 from fastload._native.buffers cimport NOTHING, fill_buffer
 from fastload._native.index cimport NO_STORAGE, OPAQUE, PACKED, STRIDED, Extent, Index, Row, is_view
@@ -196,6 +197,67 @@ def direct_view(Index index not None, size_t row, Region region not None, list d
         return None
     dtype = dtypes[described.dtype]
     return None if dtype is None else make_view(index, row, region, &region.held, dtype, False, 0)
+
+
+def direct_run(Index index not None, size_t row, uint64_t length):
+    """Where a tensor that is a view of its source lies, counted in its elements as torch counts.
+
+    Parameters
+    ----------
+    index, row
+        The tensor.
+    length
+        The size of the source, in bytes.
+
+    Returns
+    -------
+    tuple or None
+        (code of the dtype, number of the storage, where that begins and its size in bytes, then in elements: the
+        first from there on, the shape and the strides). None where an array has to be made first: the bytes do not lie
+        in the source as they are, or it is not known where, there are none, elements are smaller than a byte, or they
+        do not lie a whole number of elements apart, forwards.
+    """
+    cdef const Row *described
+    cdef const Extent *extent
+    cdef uint64_t position, item, size, step, total
+    cdef int i
+    if row >= index.names.count:
+        raise IndexError(row)
+    described = &index.rows[row]
+    item = index.dtypes.bits[described.dtype] // 8
+    if index.dtypes.bits[described.dtype] % 8 or item == 0 or described.flags & (PACKED | OPAQUE):
+        return None
+    if not is_view(index, described) or not index.is_located(described.storage):
+        return None
+    extent = index.extent(described.storage)
+    position = index.position_of(described.storage)
+    if position > length or extent.size > length - position or described.offset > extent.size:
+        return None                          # and whoever makes the array says what is wrong
+    if described.offset % item or described.ndim > NUMPY_DIMENSIONS:
+        return None
+    shape, steps = PyTuple_New(described.ndim), PyTuple_New(described.ndim)
+    total = item
+    for i in range(described.ndim - 1, -1, -1):
+        size = index.dims[described.dims + i]
+        if size == 0 or total > MAX_BYTES // size:
+            return None
+        step = total // item
+        total *= size
+        if described.flags & STRIDED:
+            step = index.dims[described.dims + described.ndim + i]
+            if <int64_t>step < 0 or step % item:
+                return None
+            step //= item
+        set_number(shape, i, size)
+        set_number(steps, i, step)
+    return described.dtype, described.storage, position, extent.size, described.offset // item, shape, steps
+
+
+cdef int set_number(tuple made, Py_ssize_t place, uint64_t value) except -1:
+    cdef object number = value
+    Py_INCREF(number)                        # SET_ITEM takes a reference over
+    PyTuple_SET_ITEM(made, place, number)
+    return 0
 
 
 cdef bint contains_elements(const cnp.npy_intp *shape, int ndim) noexcept:

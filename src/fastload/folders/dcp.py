@@ -31,7 +31,7 @@ from fastload.formats.torch import saved
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.options import Options
 from fastload.source import Handing, Source
-from fastload.tensors import PARTS, Tensors, open_source
+from fastload.tensors import PARTS, PrivateRun, Tensors, open_source
 
 __all__ = ["METADATA", "NAME", "open_folder"]
 
@@ -315,6 +315,14 @@ class _Folder:
             return tensors.private_array(own, handing)
         except FastloadError as error:
             raise _naming(error, f"tensor {stored.name!r}", file.path) from None
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`: that tells it of chunks."""
+        if row < len(self._layout.tensors):
+            return None
+        part, own = self._where[row]
+        assert not isinstance(part, Index)
+        return part.private_run(own, handing)
 
     def source_of(self, row: int) -> Source | None:
         """The source that the bytes of one tensor lie in; None where its chunks are several, or unpacked."""

@@ -20,7 +20,7 @@ from fastload.folders import paths
 from fastload.folders.weight_map import WeightMap
 from fastload.options import Options
 from fastload.source import Handing, Source
-from fastload.tensors import MAX_FILES, PARTS, Tensors, open_source
+from fastload.tensors import MAX_FILES, PARTS, PrivateRun, Tensors, open_source
 
 __all__ = ["ShardedTensors", "open_index", "open_set"]
 
@@ -154,6 +154,11 @@ class ShardedTensors:
         """The array of one tensor, writable, over memory that was made for this handing over alone."""
         tensors, own = self._locate(row)
         return tensors.private_array(own, handing)
+
+    def private_run(self, row: int, handing: Handing) -> PrivateRun | None:
+        """Where one tensor lies in memory as that of `private_array`; None where only that can tell."""
+        tensors, own = self._locate(row)
+        return tensors.private_run(own, handing)
 
     def source_of(self, row: int) -> Source | None:
         """The source that the bytes of one tensor lie in; None where there is none."""

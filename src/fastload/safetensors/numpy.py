@@ -60,7 +60,9 @@ def save(tensor_dict: Mapping[str, np.ndarray], metadata: dict[str, str] | None 
 def save_file(
     tensor_dict: Mapping[str, np.ndarray], filename: str | os.PathLike[str], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the arrays to a file: at every moment there is the old one or the new one, whole.
+    """Write the arrays to a file: for other processes there is the old one or the new one, whole.
+
+    As with the package nobody waits for the disk. `fastload.save` does: its file outlives a failing of the power.
 
     Raises
     ------

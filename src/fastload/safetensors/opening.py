@@ -68,7 +68,7 @@ class safe_open:  # the name is the package's
     was read.
     """
 
-    __slots__ = ("__weakref__", "_device", "_framework", "_handing", "_storages", "_tensors")
+    __slots__ = ("__weakref__", "_device", "_framework", "_handing", "_tensors")
 
     def __init__(
         self, filename: str | os.PathLike[str], framework: str, device: Any = "cpu", *, backend: str = "mmap"
@@ -92,7 +92,6 @@ class safe_open:  # the name is the package's
             self._tensors: Tensors | None = FileTensors(source, format, Options(BACKENDS[backend]))
         # What was read is not kept for those who ask again, as the pages of a mapping are.
         self._handing = None if source.region is None else Handing(whole=True)
-        self._storages: handover.Storages = {}
 
     def keys(self) -> list[str]:
         """The names of the tensors, sorted."""
@@ -144,7 +143,6 @@ class safe_open:  # the name is the package's
     ) -> None:
         self._tensors = None
         self._handing = None
-        self._storages = {}
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("cannot pickle 'safe_open' object: send the path")
@@ -167,7 +165,7 @@ class safe_open:  # the name is the package's
     def _made(self, tensors: Tensors, row: int) -> Any:
         if self._framework == "numpy":
             return to_numpy(tensors, row)
-        tensor = to_torch(tensors, row, self._handing, self._storages)
+        tensor = to_torch(tensors, row, self._handing)
         return tensor if self._device is None else tensor.to(self._device)
 
 
@@ -179,13 +177,12 @@ class SafeSlice:
     ellipsis.
     """
 
-    __slots__ = ("_entry", "_file", "_handing", "_row", "_storages", "_tensors")
+    __slots__ = ("_entry", "_file", "_handing", "_row", "_tensors")
 
     def __init__(self, file: safe_open, tensors: Tensors, row: int) -> None:
         self._entry = tensors.entry(row)
         self._file = file
         self._handing = file._handing
-        self._storages = file._storages
         self._tensors = tensors
         self._row = row
 
@@ -199,7 +196,7 @@ class SafeSlice:
 
     def __getitem__(self, index: Any) -> Any:
         if self._file._framework == "torch":
-            part = to_torch(self._tensors, self._row, self._handing, self._storages)[index]
+            part = to_torch(self._tensors, self._row, self._handing)[index]
             device = self._file._device
             return part if device is None else part.to(device)
         _check_numpy(self._entry)
@@ -271,8 +268,8 @@ def to_numpy(tensors: Tensors, row: int, handing: Handing | None = None) -> np.n
         raise converted(error) from error
 
 
-def to_torch(tensors: Tensors, row: int, handing: Handing | None, storages: handover.Storages) -> Any:
-    """One tensor as one of torch on the CPU, sharing memory with those of the same *handing* and *storages*.
+def to_torch(tensors: Tensors, row: int, handing: Handing | None) -> Any:
+    """One tensor as one of torch on the CPU, sharing memory with those of the same *handing*.
 
     Without a *handing* it has its memory alone.
 
@@ -282,10 +279,7 @@ def to_torch(tensors: Tensors, row: int, handing: Handing | None, storages: hand
         torch has no such dtype.
     """
     try:
-        if handing is None:
-            tensor = handover.to_torch(tensors, row)
-        else:
-            tensor = handover.to_torch_within(tensors, row, handing, storages)
+        tensor = handover.to_torch_within(tensors, row, handing or Handing(), {})
     except FastloadError as error:
         raise converted(error) from error
     entry = tensors.entry(row)

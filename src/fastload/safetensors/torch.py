@@ -27,7 +27,7 @@ def load(data: Buffer) -> dict[str, torch.Tensor]:
         The bytes are no sound safetensors file.
     """
     tensors = opened_bytes(data)
-    return {name: to_torch(tensors, row, None, {}) for row, name in enumerate(tensors.list_names())}
+    return {name: to_torch(tensors, row, None) for row, name in enumerate(tensors.list_names())}
 
 
 def load_file(
@@ -67,7 +67,9 @@ def save(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = Non
 def save_file(
     tensors: dict[str, torch.Tensor], filename: str | os.PathLike[str], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the tensors to a file: at every moment there is the old one or the new one, whole.
+    """Write the tensors to a file: for other processes there is the old one or the new one, whole.
+
+    As with the package nobody waits for the disk. `fastload.save` does: its file outlives a failing of the power.
 
     Raises
     ------

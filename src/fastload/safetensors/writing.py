@@ -93,7 +93,9 @@ def serialize(tensor_dict: Mapping[str, Any], metadata: dict[str, str] | None = 
 def serialize_file(
     tensor_dict: Mapping[str, Any], filename: str | os.PathLike[str], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write what `serialize` gives to a file: at every moment there is the old one or the new one, whole.
+    """Write what `serialize` gives to a file: for other processes there is the old one or the new one, whole.
+
+    As with the package nobody waits for the disk. `fastload.save` does: its file outlives a failing of the power.
 
     Raises
     ------
@@ -122,7 +124,8 @@ def to_file(tensors: Sequence[Outgoing], filename: str | os.PathLike[str], metad
     with as_safetensor_error():
         format.check_writable(tensors, texts or {})
         try:
-            with publish(path, overwrite=True, size=sum(tensor.nbytes for tensor in tensors)) as file:
+            # As the package does: another file that takes the place of the old one, and no waiting for the disk.
+            with publish(path, overwrite=True, size=sum(tensor.nbytes for tensor in tensors), sync=False) as file:
                 format.write_aligned(file, tensors, texts, format.REFERENCE_ALIGNMENT)
         except SaveError:
             raise
