@@ -23,6 +23,7 @@ SOURCES = [path for path in SOURCES if path.suffix in {".py", ".pyx", ".pxd", ".
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["doctor"],
     ["benching"],  # uses the package as anybody does
     ["_pyinstaller"],
     ["__init__"],
@@ -31,7 +32,9 @@ LAYERS = [
     ["converting", "safetensors"],
     ["packing"],
     ["saving"],
+    ["sums"],
     ["outgoing"],
+    ["statistics"],
     ["loading"],
     ["opening"],
     ["checkpoint"],
@@ -47,6 +50,7 @@ LAYERS = [
     ["tensors"],
     ["table"],
     ["formats"],
+    ["crew"],
     ["moving"],
     ["executables", "members"],
     ["elf"],
