@@ -9,18 +9,18 @@ import pytest
 
 import fastload
 from builders import Tensor, safetensors_file, storage, torch_file
-from fastload import checkpoint
+from fastload import opening
 from fastload import statistics as module
 from fastload.statistics import BLOCK, PIECE, NotFinite, find_not_finite, first_values, statistics, survey
 
 
 def found_of(file, name="w"):
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         return statistics(opened, name)
 
 
 def first_of(file, name="w"):
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         return first_values(opened[name], opened.entry(name))
 
 
@@ -123,7 +123,7 @@ def test_a_tensor_that_repeats_two_numbers_a_quadrillion_times():
 def test_packed_elements_have_none():
     file = safetensors_file({"w": ("F4", (4,), bytes(2))})
 
-    with checkpoint.open(file) as opened, pytest.raises(NotImplementedError, match="packed into bytes"):
+    with opening.open(file) as opened, pytest.raises(NotImplementedError, match="packed into bytes"):
         statistics(opened, "w")
 
 
@@ -149,7 +149,7 @@ def test_several_blocks_are_put_together_as_numpy_has_them(large):
     path, values, other = large
     finite = values[np.isfinite(values)].astype("f8")
 
-    with checkpoint.open(path) as opened:
+    with opening.open(path) as opened:
         found = {one.entry.name: one.found for one in survey(opened, 2)}
 
     assert found["w"][:2] == (finite.min(), finite.max())
@@ -160,7 +160,7 @@ def test_several_blocks_are_put_together_as_numpy_has_them(large):
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads(large):
-    with checkpoint.open(large[0]) as opened:
+    with opening.open(large[0]) as opened:
         one, two, five = (list(survey(opened, threads)) for threads in (1, 2, 5))
 
     assert [row.found for row in one] == [row.found for row in two] == [row.found for row in five]
@@ -168,7 +168,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(large):
 
 @pytest.mark.parametrize("io", ["mmap", "read"])
 def test_the_result_does_not_depend_on_how_the_file_is_read(large, io):
-    with checkpoint.open(large[0], io=io) as opened, checkpoint.open(large[0]) as other:
+    with opening.open(large[0], io=io) as opened, opening.open(large[0]) as other:
         assert [row.found for row in survey(opened)] == [row.found for row in survey(other)]
 
 
@@ -180,7 +180,7 @@ def test_memory_stays_small(plan, threads, tmp_path, monkeypatch):
     values = np.zeros(128 * PIECE, "f4")
     strided = Tensor(storage("float32", values.tobytes()), (values.size // 8, 8), (1, values.size // 8))
     path.write_bytes(torch_file({"w": strided}))
-    with checkpoint.open(path, **plan) as opened:
+    with opening.open(path, **plan) as opened:
         tracemalloc.start()
         found = [one.found.zeros for one in survey(opened, threads)]
         peak = tracemalloc.get_traced_memory()[1]
@@ -195,18 +195,18 @@ def test_a_cast_has_the_statistics_of_what_would_be_written(target, tmp_path):
     path = tmp_path / "m.safetensors"
     fastload.save({"w": np.random.default_rng(2).standard_normal((70, 2000)).astype("f4")}, path)
 
-    with checkpoint.open(path, cast=target) as opened:
+    with opening.open(path, cast=target) as opened:
         planned = statistics(opened, "w")
         fastload.save(opened, tmp_path / "c.safetensors")
 
-    with checkpoint.open(tmp_path / "c.safetensors") as written:
+    with opening.open(tmp_path / "c.safetensors") as written:
         assert planned == statistics(written, "w")
 
 
 def test_tensors_without_statistics_say_why_and_the_others_go_on():
     file = safetensors_file({"p": ("F4", (4,), bytes(2)), "w": ("U8", (2,), b"\1\3")})
 
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         packed, plain = survey(opened)
 
     assert packed.found is None and "packed into bytes" in str(packed.error)
@@ -221,7 +221,7 @@ def test_what_is_not_finite_is_found_and_integers_are_not_read():
     floats = np.array([1, np.nan, np.inf, np.inf], "<f4").tobytes()
     file = safetensors_file({"w": ("F32", (4,), floats), "i": ("I32", (4,), floats), "b": ("BF16", (8,), floats)})
 
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         found = {one.entry.name: one.found for one in find_not_finite(opened)}
 
     assert found == {"w": NotFinite(1, 2), "b": NotFinite(1, 2)}
@@ -231,7 +231,7 @@ def test_progress_is_told_in_bytes():
     told = []
     file = safetensors_file({"a": ("U8", (3,), bytes(3)), "b": ("U8", (4,), bytes(4))})
 
-    with checkpoint.open(file) as opened:
+    with opening.open(file) as opened:
         list(survey(opened, 2, lambda done, total: told.append((done, total))))
 
     assert told == [(3, 7), (7, 7)]

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastload import checkpoint
+from fastload import opening
 from fastload._native import CAN_MAP, CAN_READ, FLOATS, KERNELS, convert, filesystem_type
 from fastload.benching.run import machine
 from fastload.dtypes import CODES, DTYPES
@@ -94,7 +94,7 @@ def _fault() -> str | None:
     """What the native core does wrong; None if nothing is found."""
     header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     values = np.array([1.5, -2], "<f4")
-    with checkpoint.open(len(header).to_bytes(8, "little") + header + values.tobytes()) as opened:
+    with opening.open(len(header).to_bytes(8, "little") + header + values.tobytes()) as opened:
         if opened["w"].tolist() != values.tolist():
             return "a file is read wrongly"
     # Every float16 there is, to float32 and on to bfloat16.
@@ -157,7 +157,7 @@ def _file_system(path: str) -> Iterator[Fact]:
 
 def _file(path: str) -> Iterator[Fact]:
     try:
-        opened = checkpoint.open(path)
+        opened = opening.open(path)
     except FastloadError as error:
         if not os.path.isdir(path):
             raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastload import checkpoint
+from fastload import opening
+from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags
 
 __all__ = [
@@ -32,12 +33,12 @@ def add_source(parser: argparse.ArgumentParser, *, plan: bool = False) -> None:
         plan_flags.add_arguments(parser)
 
 
-def open_source(arguments: argparse.Namespace) -> checkpoint.Checkpoint:
+def open_source(arguments: argparse.Namespace) -> Checkpoint:
     """The checkpoint that `add_source` has declared, after the steps of its plan."""
     plan: dict[str, Any] = plan_flags.plan_of(arguments) if hasattr(arguments, "subtree") else {}
     if arguments.member is not None:
         plan["member"] = arguments.member
-    return checkpoint.open(arguments.path, **plan)
+    return opening.open(arguments.path, **plan)
 
 
 def add_json(parser: argparse.ArgumentParser, schema: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from fastload import checkpoint
+from fastload.checkpoint import Checkpoint
 from fastload.cli import flags, rows, totals
 from fastload.cli.document import document, jsonable
 from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
@@ -111,7 +111,7 @@ def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]
     return [paint(head, "bold"), *(f"{INDENT}{line}" for line in listed)]
 
 
-def _json(arguments: argparse.Namespace, opened: checkpoint.Checkpoint, entries: Sequence[TensorEntry]) -> str:
+def _json(arguments: argparse.Namespace, opened: Checkpoint, entries: Sequence[TensorEntry]) -> str:
     sums = totals.by_dtype(entries)
     fields = {
         "path": arguments.path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastload import checkpoint
+from fastload.checkpoint import Checkpoint
 from fastload.cli import flags, totals
 from fastload.cli.document import document
 from fastload.cli.progress import progress
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return FOUND if found else 0
 
 
-def _look_at_values(opened: checkpoint.Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
+def _look_at_values(opened: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """How many values are not finite, and in which tensors."""
     from fastload.statistics import find_not_finite
 
@@ -97,7 +97,7 @@ def _look_at_values(opened: checkpoint.Checkpoint, arguments: argparse.Namespace
     }
 
 
-def _sum_up(opened: checkpoint.Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
+def _sum_up(opened: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """The checksums, written or compared."""
     from fastload import sums
 
