@@ -24,8 +24,8 @@ SCHEMA = "fastload.doctor/1"
 FOUND = 1
 BYTES = ("memory", "free memory", "page size", "free room", "bytes of tensors")
 SHARES = ("share in the page cache",)
-STYLES = {"note": "yellow", "wrong": "bold red"}
-COLUMNS = (Column(""), Column("", gives="lines"), Column("", styles=STYLES), Column("", gives="lines"))
+COLUMNS = (Column("", gives="lines"), Column("", gives="lines"))
+INDENT = "  "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,16 +50,21 @@ def run(arguments: argparse.Namespace) -> int:
 def _text(facts: Iterable[Fact], paint: Paint) -> Iterator[str]:
     for section, found in groupby(facts, key=lambda fact: fact.section):
         yield paint(section, "bold")
-        cells = [
-            (fact.name, _shown(fact), "" if fact.state == "fine" else fact.state, printable(fact.advice or ""))
-            for fact in found
-        ]
         limit = terminal_width()
-        yield from (
-            f"  {line}"
-            for line in layout(COLUMNS, cells, paint, titles=False, limit=None if limit is None else limit - 2)
+        lines = layout(
+            COLUMNS,
+            [(fact.name, _told(fact)) for fact in found],
+            paint,
+            titles=False,
+            limit=None if limit is None else limit - len(INDENT),
         )
+        yield from (f"{INDENT}{line}" for line in lines)
         yield ""
+
+
+def _told(fact: Fact) -> str:
+    shown = _shown(fact)
+    return shown if fact.state == "fine" else f"{shown} ({fact.state}: {printable(fact.advice or '')})"
 
 
 def _shown(fact: Fact) -> str:

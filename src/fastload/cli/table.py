@@ -89,11 +89,12 @@ def _fitted(
     columns: Sequence[Column], cells: list[Sequence[str]], titled: bool, limit: int
 ) -> tuple[list[Column], list[Sequence[str]], list[str]]:
     """The columns that have room, their cells fit for it, and the titles of the other columns."""
-    natural = [
-        max(width(column.title) if titled else 0, max(map(width, texts), default=0))
-        for column, texts in zip(columns, cells, strict=True)
+    heads = [width(column.title) if titled else 0 for column in columns]
+    natural = [max(head, *map(width, texts)) if texts else head for head, texts in zip(heads, cells, strict=True)]
+    least = [
+        max(head, min(size, MIN_WIDTH)) if column.gives else size
+        for column, head, size in zip(columns, heads, natural, strict=True)
     ]
-    least = [min(size, MIN_WIDTH) if column.gives else size for column, size in zip(columns, natural, strict=True)]
     kept = list(range(len(columns)))
 
     def spare() -> int:
@@ -103,10 +104,11 @@ def _fitted(
         kept.remove(max(kept, key=lambda place: columns[place].leave))
     left = max(spare(), 0)
     widths = dict(zip(kept, (least[place] for place in kept), strict=True))
-    for place in kept:
-        more = min(natural[place] - least[place], left)
-        widths[place] += more
-        left -= more
+    for share in (2, 1):  # half of the room at first, so that there is some for the columns behind
+        for place in kept:
+            more = min(natural[place] - widths[place], left // share)
+            widths[place] += more
+            left -= more
     for place in kept:
         if columns[place].gives == "middle":
             cells[place] = [shorten(text, widths[place]) for text in cells[place]]
