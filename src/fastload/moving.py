@@ -19,7 +19,7 @@ from fastload.errors import FormatError, TruncatedError
 from fastload.report import LoadError, LoadProblem, LoadReport
 from fastload.source import NETWORK_FILE_SYSTEMS, OpenFile, Source
 
-__all__ = ["HUGE_PAGE", "MOVES", "Errand", "Move", "Run", "move"]
+__all__ = ["HUGE_PAGE", "MOVES", "Errand", "Move", "Run", "move", "processors"]
 
 Move = Literal["auto", "mmap", "read", "direct"]
 MOVES = ("auto", "mmap", "read", "direct")
@@ -154,7 +154,7 @@ def _move_batch(
             transfer.add(origin, run.offset - start, run.nbytes, numbers[errand.target], errand.offset, *run.floats)
             jobs.append(errand)
     if threads is None:
-        threads = min(_processors(), MAX_COPYING_THREADS)
+        threads = min(processors(), MAX_COPYING_THREADS)
         threads = max([threads, *(one.threads for one in held)])
     _work(transfer, min(threads, transfer.blocks), report)
     if transfer.failure is not None:
@@ -206,7 +206,7 @@ def _add_origin(transfer: Transfer, source: Source, held: Held) -> tuple[int, in
     return transfer.add_file(held.file.descriptor, size, COPY_SPAN, HUGE_PAGE), 0
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

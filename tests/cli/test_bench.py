@@ -27,7 +27,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     path = folder / "m.safetensors"
     path.write_bytes(safetensors_file({"w": ("F32", (2, 3), bytes(24)), "n": ("I64", (2,), bytes(16))}))
-    files = ["--json", str(folder / "m.json"), "--plot", str(folder / "m.svg")]
+    files = ["--save", str(folder / "m.json"), "--plot", str(folder / "m.svg")]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
@@ -143,7 +143,7 @@ def test_a_folder_of_shards_is_measured_whole(tmp_path, capsys):
         file = safetensors_file({f"w{number}": ("U8", (5,), bytes(5))})
         (tmp_path / f"m-0000{number}-of-00002.safetensors").write_bytes(file)
 
-    assert main(["bench", str(tmp_path), "--against", "safetensors", "--json", "-", *QUICK]) == 0
+    assert main(["bench", str(tmp_path), "--against", "safetensors", "--json", *QUICK]) == 0
 
     report = json.loads(capsys.readouterr().out)
     assert report["source"]["files"] == 2 and report["settings"]["dtype"] is None
@@ -156,7 +156,7 @@ def test_a_peer_that_refuses_the_file_says_so_in_its_row(tmp_path, capsys):
     path = tmp_path / "m.pt"
     torch.save({"w": torch.zeros(2), "other": fractions.Fraction(1, 2)}, path)
 
-    assert main(["bench", str(path), "--against", "torch", "--json", "-", *QUICK]) == 0
+    assert main(["bench", str(path), "--against", "torch", "--json", *QUICK]) == 0
 
     report = json.loads(capsys.readouterr().out)
     [refusal] = report["refused"]
@@ -216,7 +216,7 @@ def test_cold_says_where_files_cannot_leave_memory(capsys):
     path = pathlib.Path(f"/dev/shm/fastload-test-bench-{os.getpid()}.safetensors")
     path.write_bytes(safetensors_file({"w": ("F32", (8,), bytes(32))}))
     try:
-        status = main(["bench", str(path), "--cold", "--against", "none", "--json", "-", *QUICK])
+        status = main(["bench", str(path), "--cold", "--against", "none", "--json", *QUICK])
     finally:
         path.unlink()
 
@@ -235,7 +235,7 @@ def test_cold_is_measured_where_the_file_can_leave_memory(tmp_path, capsys):
     if kernel.evict([str(path)]):
         pytest.skip("the folder for temporary files is no disk")
 
-    assert main(["bench", str(path), "--cold", "--against", "none", "--json", "-", *QUICK]) == 0
+    assert main(["bench", str(path), "--cold", "--against", "none", "--json", *QUICK]) == 0
 
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["cold"] is True and report["notes"] == []
@@ -317,7 +317,7 @@ def test_a_tied_tensor_counts_for_each_of_its_names(tmp_path, capsys):
     shared = tensor("float32", (2,), [1, 2])
     path.write_bytes(torch_file({"a": shared, "b": shared}))
 
-    assert main(["bench", str(path), "--against", "none", "--json", "-", *QUICK]) == 0
+    assert main(["bench", str(path), "--against", "none", "--json", *QUICK]) == 0
 
     report = json.loads(capsys.readouterr().out)
     assert report["source"]["nbytes"] == 16

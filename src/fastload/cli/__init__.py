@@ -11,18 +11,19 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, Protocol, cast
 
 from fastload import __version__
 from fastload.errors import FastloadError, located, printable
 
-__all__ = ["VERBS", "Verb", "main"]
+__all__ = ["VERBS", "Verb", "main", "whole_parser"]
 
 USAGE = 2  # also argparse's own
 BAD_FILE = 3
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+SHELLS = ("bash", "zsh", "tcsh")
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 ABOUT = """\
@@ -32,7 +33,7 @@ EXAMPLE = "fastload ls --collapse model.safetensors"
 
 
 class Verb(Protocol):
-    """What the module of a verb offers. Its parser names the file `path`."""
+    """What the module of a verb offers. Its parser names the file that is read `path`, if that is one."""
 
     ABOUT: str  # for its help, with the exit statuses
     EXAMPLE: str
@@ -49,6 +50,7 @@ VERBS = {
     "bench": "measure how fast a checkpoint is read here, beside other libraries",
     "convert": "write a checkpoint in another format, or with other names and dtypes",
     "diff": "compare two checkpoints: names, shapes, dtypes, values",
+    "doctor": "say how fastload fares on this machine, and with a file",
     "embed": "put a model into an executable or a C extension",
     "ls": "list the tensors in a checkpoint",
     "merge": "write several checkpoints as one file",
@@ -56,8 +58,9 @@ VERBS = {
     "scan": "list what a file would run if it were unpickled",
     "show": "show one tensor: its facts and the statistics of its values",
     "split": "write a checkpoint as several safetensors files and an index",
+    "stats": "say of all tensors their extremes, mean, deviation, zeros, NaN and infinity",
     "tree": "show the modules of a model, without its code",
-    "verify": "check every structure and extent of a file",
+    "verify": "check every structure and extent of a file, its values and checksums",
 }
 
 
@@ -87,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
-    # What comes before a verb are flags that take no value. Without a verb, there is nothing to run.
+    # What comes before a verb are flags that take no value, but for one that ends here. Without a verb, there is
+    # nothing to run.
     name = next((argument for argument in given if not argument.startswith("-")), None)
     verb = cast(Verb, import_module(f"{__name__}.{name}")) if name in VERBS else None
-    parser = _parser(name, verb)
+    parser = _parser({name: verb} if name is not None and verb is not None else {})
     try:
         arguments = parser.parse_args(given)
     except SystemExit as exit:  # of argparse: help was printed, or usage was wrong
@@ -103,7 +107,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as exit:  # of arguments that do not go together, as only the verb can tell
         return int(exit.code or 0)
     except FastloadError as error:
-        located(error, arguments.path)
+        located(error, getattr(arguments, "path", None))
         raise
 
 
@@ -113,16 +117,36 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _parser(name: str | None, verb: Verb | None) -> argparse.ArgumentParser:
-    """The parser that knows all verbs by name, and the arguments of one."""
+class _Completion(argparse.Action):
+    """Prints the completion for a shell, and ends as --version does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **options: Any) -> NoReturn:
+        """Print it."""
+        from fastload.cli.completion import completion
+
+        print(completion(whole_parser(), arguments[1]))
+        parser.exit()
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser that knows the arguments of all verbs."""
+    return _parser({name: cast(Verb, import_module(f"{__name__}.{name}")) for name in VERBS})
+
+
+def _parser(known: Mapping[str, Verb]) -> argparse.ArgumentParser:
+    """The parser that knows all verbs by name, and the arguments of some."""
     parser = _Parser(prog="fastload", **_help(ABOUT, EXAMPLE))
     parser.add_argument("--version", action="version", version=f"fastload {__version__}")
+    parser.add_argument(
+        "--print-completion", action=_Completion, choices=SHELLS, help="print what makes a shell complete these words"
+    )
     verbs = parser.add_subparsers(dest="verb", title="verbs", metavar="VERB")
-    for known, summary in VERBS.items():
-        if verb is not None and known == name:
-            verb.add_arguments(verbs.add_parser(known, help=summary, **_help(verb.ABOUT, verb.EXAMPLE)))
+    for name, summary in VERBS.items():
+        verb = known.get(name)
+        if verb is not None:
+            verb.add_arguments(verbs.add_parser(name, help=summary, **_help(verb.ABOUT, verb.EXAMPLE)))
         else:
-            verbs.add_parser(known, help=summary)
+            verbs.add_parser(name, help=summary)
     return parser
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastload.atomic import publish
 from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
+from fastload.cli import flags
 from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, Paint, counted, human_size, layout, painter
+from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
 from fastload.dtypes import CODES
 from fastload.errors import printable
 
@@ -31,24 +32,23 @@ EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-to
 NO_PEERS = "none"
 SCHEMA = "fastload.bench/1"
 DEFAULT_ROUNDS = 5
-STANDARD_OUTPUT = "-"
 
 COLUMNS = (
-    Column("reader"),
+    Column("reader", gives="middle"),
     Column("time", right=True, style="bold"),
-    Column("low – high", right=True),
-    Column("GB/s", right=True, style="green"),
-    Column("× fastload", right=True, style="cyan"),
-    Column("own memory", right=True),
-    Column("page cache", right=True),
-    Column("peak", right=True),
-    Column("page faults", right=True),
+    Column("low – high", right=True, leave=3),
+    Column("GB/s", right=True, style="green", leave=1),
+    Column("× fastload", right=True, style="cyan", leave=2),
+    Column("own memory", right=True, leave=4),
+    Column("page cache", right=True, leave=5),
+    Column("peak", right=True, leave=6),
+    Column("page faults", right=True, leave=7),
 )
 LIMIT_COLUMNS = (
-    Column("the machine itself"),
-    Column("threads", right=True),
+    Column("the machine itself", gives="middle"),
+    Column("threads", right=True, leave=1),
     Column("GB/s", right=True, style="green"),
-    Column("low – high", right=True),
+    Column("low – high", right=True, leave=2),
 )
 LIMIT_OF = {  # what a reader that answers the question in the best way would come to
     ("touch", "warm"): "read memory",
@@ -60,7 +60,7 @@ LIMIT_OF = {  # what a reader that answers the question in the best way would co
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bench`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint: a file, a folder, an index of shards")
+    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
     parser.add_argument(
         "--against",
         metavar="PEERS",
@@ -68,10 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names with commas between; none; if not given, all that are installed and made for the format",
     )
     parser.add_argument("--cold", action="store_true", help="also with the files out of the page cache")
-    parser.add_argument("--repeat", metavar="N", type=_count, default=DEFAULT_ROUNDS, help="rounds (5)")
-    parser.add_argument("--threads", metavar="N", type=_count, help="that readers may use; else as each likes")
+    parser.add_argument("--repeat", metavar="N", type=flags.count, default=DEFAULT_ROUNDS, help="rounds (5)")
+    flags.add_threads(parser)
     parser.add_argument("--dtype", metavar="DTYPE", type=_dtype, help="to cast floats to (float32, or bfloat16)")
-    parser.add_argument("--json", metavar="FILE", help=f"write all figures, too, - for here: schema {SCHEMA}")
+    flags.add_json(parser, SCHEMA)
+    parser.add_argument("--save", metavar="FILE.json", help="write the JSON object to a file, too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw a chart of bars")
 
 
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
 
-    for path in (arguments.json, arguments.plot):
+    for path in (arguments.save, arguments.plot):
         _check_folder(path)  # before the minutes that measuring takes
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
@@ -95,12 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     report["refused"][:0] = refused
     told = _document(report)
-    if arguments.json == STANDARD_OUTPUT:
+    if arguments.json:
         print(told)
     else:
         print("\n".join(_lines(report, painter())))
-    if arguments.json not in (None, STANDARD_OUTPUT):
-        _write(arguments.json, f"{told}\n")
+    if arguments.save is not None:
+        _write(arguments.save, f"{told}\n")
     if arguments.plot is not None:
         _write(arguments.plot, _drawn(report))
     return 0
@@ -113,12 +114,6 @@ def _peers(text: str) -> list[str]:
             known = [peer if reader.version else f"{peer} (not installed)" for peer, reader in PEERS.items()]
             raise argparse.ArgumentTypeError(f"there is no peer {name!r}; there are {', '.join(known)}")
     return names
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
-    return int(text)
 
 
 def _dtype(text: str) -> str:
@@ -172,9 +167,9 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
                 yield ""
                 shown = about if question != "cast" else f"{about}: {settings['dtype']}"
                 yield paint(f"{state}, {shown}", "bold")
-                yield from layout(COLUMNS, map(_cells, rows), paint)
+                yield from layout(COLUMNS, map(_cells, rows), paint, limit=terminal_width())
     yield ""
-    yield from layout(LIMIT_COLUMNS, map(_limit_cells, report["limits"]), paint)
+    yield from layout(LIMIT_COLUMNS, map(_limit_cells, report["limits"]), paint, limit=terminal_width())
     yield ""
     for reader in report["readers"]:
         yield f"{paint(reader['name'], 'bold')} {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"

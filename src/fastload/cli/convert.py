@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastload.cli import plan_flags, writing
+from fastload.cli import flags, plan_flags, writing
 from fastload.converting import draft_conversion
 
 ABOUT = """\
@@ -14,13 +14,15 @@ format cannot keep is told before anything is written, and refused without --los
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload convert model.pt model.safetensors --cast bfloat16"
 
+SCHEMA = "fastload.convert/1"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `convert`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint: a file, a folder, an index of shards")
+    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
     parser.add_argument("destination", metavar="DESTINATION", help="the file to write")
     writing.add_format(parser)
-    writing.add_arguments(parser)
+    writing.add_arguments(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,4 +34,4 @@ def run(arguments: argparse.Namespace) -> int:
         lossy=arguments.lossy,
         **plan_flags.plan_of(arguments),
     )
-    return writing.write(made, "converting", arguments)
+    return writing.write(made, "converting", arguments, SCHEMA)

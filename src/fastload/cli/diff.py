@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 from fastload import opening
 from fastload.checkpoint import Checkpoint
-from fastload.cli import plan_flags
+from fastload.cli import flags, plan_flags
 from fastload.cli.differences import Differences, differences
 from fastload.cli.document import document, jsonable
 from fastload.cli.progress import Report, progress
-from fastload.cli.statistics import MAX_OVERLAP, PACKED
 from fastload.cli.table import counted
 from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
 from fastload.errors import LimitError, UnsupportedError, printable
 from fastload.outgoing import of_tensor
+from fastload.statistics import MAX_OVERLAP, PACKED
 
 ABOUT = """\
 Compare the tensors of two checkpoints, of any formats: names, shapes and dtypes, then the
@@ -59,9 +59,9 @@ class Finding(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `diff`."""
-    parser.add_argument("path", metavar="A", help="a checkpoint: a file, a folder, an index of shards")
+    parser.add_argument("path", metavar="A", help=flags.ANY_CHECKPOINT)
     parser.add_argument("other", metavar="B", help="another")
-    parser.add_argument("--json", action="store_true", help=f"one JSON object: schema {SCHEMA}")
+    flags.add_json(parser, SCHEMA)
     parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes alone")
     parser.add_argument("--both", action="store_true", help="do the steps of the plan to B as well")
     plan_flags.add_arguments(parser)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastload.cli.statistics import PACKED
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.formats.writing import Outgoing, integers_of
+from fastload.statistics import PACKED
 
 __all__ = ["Differences", "differences"]
 

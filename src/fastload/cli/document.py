@@ -8,7 +8,7 @@ from typing import Any
 
 from fastload.errors import LimitError
 
-__all__ = ["document", "jsonable"]
+__all__ = ["document", "in_parts", "jsonable"]
 
 # What a file keeps beside its tensors is small; a pickle may repeat one list a billion times in a hundred bytes, and is
 # only so small as long as nobody writes it out. The header of a safetensors file, 100 MB, fits.
@@ -38,6 +38,15 @@ def jsonable(value: Any) -> Any:
         Written out, it would be larger or deeper than anybody needs.
     """
     return _Writer().plain(value, MAX_DEPTH)
+
+
+def in_parts(value: Any) -> Any:
+    """*value* with each complex number in it as [real, imaginary]."""
+    if isinstance(value, dict):
+        return {key: in_parts(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(in_parts, value))
+    return [value.real, value.imag] if isinstance(value, complex) else value
 
 
 class _Writer:

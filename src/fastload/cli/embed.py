@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fastload.cli import flags
+from fastload.cli.document import document
 from fastload.cli.progress import progress
 from fastload.cli.table import human_size
 from fastload.csource import module_name
@@ -17,10 +19,11 @@ Put a model into a program, from where it is mapped and never unpacked.
 have made, also as one file; fastload.open_embedded(NAME) opens it in that program. The
 program itself is not changed, and is whole at every moment.
 --c writes the C source of an extension module (-o _weights.c), whose _weights.data
-fastload.open views; --build compiles it, too.
+fastload.open views; --build compiles it, too. --output and --overwrite go with it.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload embed model.safetensors --into dist/app"
 
+SCHEMA = "fastload.embed/1"
 NAME = "weights"
 SOURCE = "_weights.c"
 
@@ -33,9 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--c", action="store_true", help="write the C source of an extension module")
     parser.add_argument("--name", help="with --into: what open_embedded asks for (weights)")
     parser.add_argument("--remove", action="store_true", help="with --into: take the model of that name out again")
-    parser.add_argument("-o", "--output", metavar="FILE", help="with --c: the source to write (_weights.c)")
+    flags.add_output(parser, required=False)
     parser.add_argument("--build", action="store_true", help="with --c: compile it, too, beside the source")
-    parser.add_argument("--overwrite", action="store_true", help="with --c: replace what is there")
+    flags.add_overwrite(parser)
+    flags.add_json(parser, SCHEMA)
     parser.set_defaults(usage=parser.error)
 
 
@@ -45,7 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.remove:
         name = arguments.name or NAME
         remove_embedded(arguments.into, name)
-        print(f"removed {printable(name)} from {printable(arguments.into)}")
+        if arguments.json:
+            print(document(SCHEMA, {"path": arguments.into, "name": name, "removed": True, "nbytes": None}))
+        else:
+            print(f"removed {printable(name)} from {printable(arguments.into)}")
         return 0
     if arguments.c:
         made = embed_c(arguments.path, arguments.output or SOURCE, build=arguments.build, overwrite=arguments.overwrite)
@@ -54,7 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
         with progress("embedding") as report:
             made = embed_into(arguments.path, arguments.into, arguments.name or NAME, progress=report)
         hint = f'fastload.open_embedded("{made.name}")'
-    print(f"wrote {printable(made.path)}: {human_size(made.nbytes)}, opened by {hint}")
+    if arguments.json:
+        fields = {"path": made.path, "name": made.name, "removed": False, "nbytes": made.nbytes}
+        print(document(SCHEMA, fields))
+    else:
+        print(f"wrote {printable(made.path)}: {human_size(made.nbytes)}, opened by {hint}")
     return 0
 
 

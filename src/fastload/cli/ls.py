@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fastload import opening
 from fastload.checkpoint import Checkpoint
-from fastload.cli import plan_flags, rows, totals
+from fastload.cli import flags, rows, totals
 from fastload.cli.document import document, jsonable
-from fastload.cli.table import (
-    MIN_SHORTENED_WIDTH,
-    Column,
-    Paint,
-    counted,
-    human_size,
-    layout,
-    painter,
-    shorten,
-    width,
-)
+from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
 from fastload.entry import TensorEntry
 from fastload.errors import printable
 from fastload.planned import Explanation
@@ -38,31 +25,38 @@ Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload ls --collapse --sort size model.safetensors"
 
 COLUMNS = (
-    Column("name"),
-    Column("dtype", style="cyan"),
-    Column("shape"),
+    Column("name", gives="middle"),
+    Column("dtype", style="cyan", leave=1),
+    Column("shape", gives="middle", leave=3),
     Column("size", right=True, style="green"),
-    Column("", style="yellow"),
+    Column("", style="yellow", leave=2),
 )
+SUM_COLUMNS = (
+    Column("", style="cyan"),
+    Column("", right=True),
+    Column("", right=True, leave=1),
+    Column("", right=True, style="green"),
+)
+INDENT = "  "
+SCHEMA = "fastload.ls/1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `ls`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint file")
-    parser.add_argument("--json", action="store_true", help="one JSON object: schema fastload.ls/1, sizes in bytes")
-    parser.add_argument("--sort", choices=list(rows.SORTS), help="instead of the file's order; size: the largest first")
+    flags.add_json(parser, SCHEMA)
+    flags.add_sort(parser, list(rows.SORTS))
     parser.add_argument(
         "--collapse", action="store_true", help="one row, and one size, for all layers: layers.{0..31}.weight × 32"
     )
     parser.add_argument(
         "--explain", action="store_true", help="how each tensor came to be what it is, after each step of the plan"
     )
-    plan_flags.add_arguments(parser)
+    flags.add_source(parser, plan=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List a checkpoint."""
-    with opening.open(arguments.path, **plan_flags.plan_of(arguments)) as opened:
+    with flags.open_source(arguments) as opened:
         entries = opened.entries()
         if arguments.json:
             print(_json(arguments, opened, entries))
@@ -83,9 +77,7 @@ def _rows(arguments: argparse.Namespace, entries: Sequence[TensorEntry], *, coll
 def _text(arguments: argparse.Namespace, format: str, entries: Sequence[TensorEntry]) -> list[str]:
     paint = painter()
     cells = [_cells(row) for row in _rows(arguments, entries, collapse=arguments.collapse)]
-    if sys.stdout is not None and sys.stdout.isatty():
-        cells = _fit(cells, shutil.get_terminal_size().columns)
-    listed = [*layout(COLUMNS, cells, paint), ""] if cells else []
+    listed = [*layout(COLUMNS, cells, paint, limit=terminal_width()), ""] if cells else []
     return listed + _foot(f"{printable(arguments.path)}: {format}", entries, paint)
 
 
@@ -102,13 +94,6 @@ def _notes(entry: TensorEntry) -> str:
     return kind if entry.zero_copy or kind == "meta" else f"{kind}, copy"
 
 
-def _fit(cells: list[tuple[str, ...]], columns: int) -> list[tuple[str, ...]]:
-    """The cells with names that leave room for the other columns in a terminal."""
-    others = sum(max(map(width, column), default=0) + 2 for column in list(zip(*cells, strict=True))[1:])
-    room = max(columns - others, MIN_SHORTENED_WIDTH)
-    return [(shorten(name, room), *rest) for name, *rest in cells]
-
-
 def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]:
     sums = totals.by_dtype(entries)
     total = totals.overall(sums.values())
@@ -117,12 +102,13 @@ def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]
     if stored != total.nbytes:
         size = f"{size} in tensors, {human_size(stored)} in storages"
     head = f"{title}, {counted(total.tensors, 'tensor')}, {counted(total.parameters, 'parameter')}, {size}"
-    columns = (Column("", style="cyan"), *[Column("", right=True)] * 2, Column("", right=True, style="green"))
     lines = [
         (dtype, counted(found.tensors, "tensor"), counted(found.parameters, "parameter"), human_size(found.nbytes))
         for dtype, found in sums.items()
     ]
-    return [paint(head, "bold"), *(f"  {line}" for line in layout(columns, lines, paint, titles=False))]
+    limit = terminal_width()
+    listed = layout(SUM_COLUMNS, lines, paint, titles=False, limit=None if limit is None else limit - len(INDENT))
+    return [paint(head, "bold"), *(f"{INDENT}{line}" for line in listed)]
 
 
 def _json(arguments: argparse.Namespace, opened: Checkpoint, entries: Sequence[TensorEntry]) -> str:
@@ -142,7 +128,7 @@ def _json(arguments: argparse.Namespace, opened: Checkpoint, entries: Sequence[T
         lists["rows"] = map(_row_description, _rows(arguments, entries, collapse=True))
     if arguments.explain:
         lists["explanations"] = map(_explanation, opened.explain())
-    return document("fastload.ls/1", fields, **lists)
+    return document(SCHEMA, fields, **lists)
 
 
 def _description(row: rows.Row) -> dict[str, Any]:

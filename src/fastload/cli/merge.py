@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastload.cli import plan_flags, writing
+from fastload.cli import flags, plan_flags, writing
 from fastload.converting import draft_merge
 
 ABOUT = """\
@@ -14,24 +14,26 @@ plan are done to each of them.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload merge encoder.pt decoder.pt -o model.safetensors"
 
+SCHEMA = "fastload.merge/1"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `merge`."""
-    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="checkpoints")
-    parser.add_argument("-o", "--output", dest="path", metavar="DESTINATION", required=True, help="the file to write")
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help=flags.ANY_CHECKPOINT)
+    flags.add_output(parser)
     parser.add_argument("--prefer", choices=["first", "last"], help="which counts of two tensors of one name")
     writing.add_format(parser)
-    writing.add_arguments(parser)
+    writing.add_arguments(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge checkpoints."""
     made = draft_merge(
         arguments.sources,
-        arguments.path,
+        arguments.output,
         prefer=arguments.prefer,
         format=arguments.format,
         lossy=arguments.lossy,
         **plan_flags.plan_of(arguments),
     )
-    return writing.write(made, "merging", arguments)
+    return writing.write(made, "merging", arguments, SCHEMA)

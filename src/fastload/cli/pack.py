@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fastload.cli import flags
+from fastload.cli.document import document
 from fastload.cli.progress import progress
 from fastload.cli.table import counted, human_size
 from fastload.errors import printable
@@ -17,14 +19,17 @@ models in place. The same files make the same archive; __pycache__ is left out.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload pack app -o app.pyz --main app.cli:main --python '/usr/bin/env python3'"
 
+SCHEMA = "fastload.pack/1"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `pack`."""
     parser.add_argument("path", metavar="FOLDER", help="what is in it comes to the top of the archive")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the archive to write")
+    flags.add_output(parser)
     parser.add_argument("--main", metavar="PKG:FUNC", help="what running the archive calls, if there is no __main__.py")
     parser.add_argument("--python", metavar="COMMAND", help="the interpreter to run it with; makes it executable")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    flags.add_overwrite(parser)
+    flags.add_json(parser, SCHEMA)
     parser.set_defaults(usage=parser.error)
 
 
@@ -38,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"main": arguments.main, "python": arguments.python, "overwrite": arguments.overwrite}
     with progress("packing") as report:
         made = pack(arguments.path, arguments.output, **options, progress=report)
-    print(f"wrote {printable(made.path)}: {counted(made.files, 'file')}, {human_size(made.nbytes)}")
+    if arguments.json:
+        print(document(SCHEMA, made._asdict()))
+    else:
+        print(f"wrote {printable(made.path)}: {counted(made.files, 'file')}, {human_size(made.nbytes)}")
     for name in made.not_importable:
         print(f"fastload: {printable(name)} cannot be imported out of an archive: install it beside", file=sys.stderr)
     return 0

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of a plan."""
     group = parser.add_argument_group(
         "plan",
-        "Steps that change what is seen of SOURCE, done in this order. All but --subtree may be given repeatedly.",
+        "Steps that change what is seen of SOURCE, done in this order.\nAll but --subtree may be given repeatedly.",
     )
     group.add_argument("--subtree", metavar="PATH", help="only tensors below PATH, without it in their names")
     group.add_argument(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from fastload import opening
+from fastload.cli import flags
 from fastload.cli.document import document
-from fastload.cli.table import Column, counted, layout, painter
+from fastload.cli.table import Column, counted, layout, painter, terminal_width
 from fastload.errors import printable
 from fastload.scan import PickledGlobal
 
@@ -21,18 +21,23 @@ EXAMPLE = "fastload scan model.pt"
 SCHEMA = "fastload.scan/1"
 VERDICTS = ("dangerous", "imports", "harmless")  # the worst first
 STYLES = {"dangerous": "bold red", "imports": "yellow", "harmless": "green"}
+COLUMNS = (
+    Column("global", gives="middle"),
+    Column("verdict", styles=STYLES),
+    Column("what it would do", gives="lines"),
+)
 FOUND = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `scan`."""
-    parser.add_argument("path", metavar="FILE", help="a checkpoint file")
-    parser.add_argument("--json", action="store_true", help=f"one JSON object: schema {SCHEMA}, in the file's order")
+    flags.add_source(parser)
+    flags.add_json(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List the globals of a file."""
-    with opening.open(arguments.path) as opened:
+    with flags.open_source(arguments) as opened:
         found, format = opened.globals(), opened.format
     counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in VERDICTS}
     if arguments.json:
@@ -51,11 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _text(title: str, found: list[PickledGlobal], counts: dict[str, int]) -> list[str]:
     paint = painter()
     rows = sorted(found, key=lambda row: VERDICTS.index(row.verdict))
-    cells = [
-        (printable(f"{row.module}.{row.name}"), paint(row.verdict, STYLES[row.verdict]), row.reason) for row in rows
-    ]
-    listed = (
-        [*layout((Column("global"), Column("verdict"), Column("what it would do")), cells, paint), ""] if rows else []
-    )
+    cells = [(printable(f"{row.module}.{row.name}"), row.verdict, row.reason) for row in rows]
+    listed = [*layout(COLUMNS, cells, paint, limit=terminal_width()), ""] if rows else []
     sums = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count)
     return [*listed, paint(f"{title}, {counted(len(found), 'global')}{f': {sums}' if sums else ''}", "bold")]

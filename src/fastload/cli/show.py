@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastload import opening
-from fastload.cli.document import document, jsonable
-from fastload.cli.statistics import Statistics, statistics
-from fastload.cli.table import Column, counted, human_size, layout, painter
+from fastload.cli import flags
+from fastload.cli.document import document, in_parts, jsonable
+from fastload.cli.table import Column, counted, human_size, layout, number, painter, terminal_width
 from fastload.entry import TensorEntry
 from fastload.errors import LimitError, UnsupportedError, printable
+from fastload.statistics import Statistics, first_values, statistics
 
 ABOUT = """\
 Show one tensor: where it lies and how, who shares its bytes, and the statistics of its
@@ -26,14 +26,15 @@ MAX_SHARERS = 5  # that are named as text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `show`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint file")
+    flags.add_source(parser)
     parser.add_argument("name", metavar="NAME", help="the name of a tensor, as ls lists it")
-    parser.add_argument("--json", action="store_true", help=f"one JSON object: schema {SCHEMA}, sizes in bytes")
+    flags.add_threads(parser)
+    flags.add_json(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show a tensor."""
-    with opening.open(arguments.path) as opened:
+    with flags.open_source(arguments) as opened:
         entry = opened.entry(arguments.name)
         sharers = [
             other.name
@@ -43,17 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
             and other.name != entry.name
         ]
         try:
-            found, why_not = statistics(opened[arguments.name], entry), None
+            found, why_not = statistics(opened, arguments.name, arguments.threads), None
+            first = first_values(opened[arguments.name], entry)
         except (UnsupportedError, LimitError) as error:  # its facts can be told all the same
-            found, why_not = None, error.message
+            found, first, why_not = None, [], error.message
         if arguments.json:
-            print(_json(arguments.path, opened.format, entry, sharers, found, why_not))
+            print(_json(arguments.path, opened.format, entry, sharers, found, first, why_not))
         else:
-            print("\n".join(_text(entry, sharers, found, why_not)))
+            print("\n".join(_text(entry, sharers, found, first, why_not)))
     return 0
 
 
-def _text(entry: TensorEntry, sharers: list[str], found: Statistics | None, why_not: str | None) -> list[str]:
+def _text(
+    entry: TensorEntry, sharers: list[str], found: Statistics | None, first: list[Any], why_not: str | None
+) -> list[str]:
     rows: list[tuple[str, str]] = [
         ("name", printable(entry.name)),
         ("key path", printable(repr(entry.key_path))),
@@ -70,12 +74,12 @@ def _text(entry: TensorEntry, sharers: list[str], found: Statistics | None, why_
         ("quantization", printable(str(jsonable(_plain(entry.quantization)))) if entry.quantization else ""),
     ]
     if found is not None:
-        rows += [(key.replace("_", " "), _number(value)) for key, value in found._asdict().items() if key != "first"]
-        rows.append(("first values", ", ".join(map(_number, found.first)) or "none"))
+        rows += [(key, number(value)) for key, value in found._asdict().items()]
+        rows.append(("first values", ", ".join(map(number, first)) or "none"))
     if why_not is not None:
         rows.append(("statistics", f"none: {printable(why_not)}"))
-    columns = (Column("", style="cyan"), Column(""))
-    return layout(columns, [row for row in rows if row[1]], painter(), titles=False)
+    columns = (Column("", style="cyan"), Column("", gives="lines"))
+    return layout(columns, [row for row in rows if row[1]], painter(), titles=False, limit=terminal_width())
 
 
 def _names(sharers: list[str]) -> str:
@@ -84,27 +88,9 @@ def _names(sharers: list[str]) -> str:
     return ", ".join([*shown, counted(more, "other")] if more > 0 else shown)
 
 
-def _number(value: Any) -> str:
-    """A number as text; "" for what does not apply."""
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, (float, complex)) else str(value)
-
-
 def _plain(quantization: Any) -> Any:
     """What an entry says of its quantisation, as a mapping where it has named fields."""
     return quantization._asdict() if hasattr(quantization, "_asdict") else quantization
-
-
-def _in_parts(value: Any) -> Any:
-    """*value* with each complex number as [real, imaginary]."""
-    if isinstance(value, dict):
-        return {key: _in_parts(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return list(map(_in_parts, value))
-    return [value.real, value.imag] if isinstance(value, complex) else value
 
 
 def _json(
@@ -113,6 +99,7 @@ def _json(
     entry: TensorEntry,
     sharers: list[str],
     found: Statistics | None,
+    first: list[Any],
     why_not: str | None,
 ) -> str:
     fields = {
@@ -132,7 +119,7 @@ def _json(
         "shared_with": sharers,
         "zero_copy": entry.zero_copy,
         "quantization": jsonable(_plain(entry.quantization)),
-        "statistics": jsonable(_in_parts(found._asdict())) if found is not None else None,
+        "statistics": jsonable(in_parts({**found._asdict(), "first": first})) if found is not None else None,
         "no_statistics": why_not,
     }
     return document(SCHEMA, fields)

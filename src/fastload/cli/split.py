@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
-from fastload.cli import plan_flags, writing
+from fastload.cli import flags, plan_flags, writing
+from fastload.cli.document import document
 from fastload.cli.progress import progress
 from fastload.cli.table import counted, human_size
 from fastload.converting import MAX_SHARD_BYTES, draft_split
@@ -19,6 +20,8 @@ replaces them once the new ones are on the disk.
 Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload split model.pt shards --max-shard-size 2GB"
 
+SCHEMA = "fastload.split/1"
+FORMAT = "safetensors"
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?)?B?", re.IGNORECASE)
 UNITS = {"": 1, **{unit: 1000**power for power, unit in enumerate("KMGT", 1)}}
 UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
@@ -26,7 +29,7 @@ UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `split`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint: a file, a folder, an index of shards")
+    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
     parser.add_argument("folder", metavar="FOLDER", help="where to write; made if it is not there")
     parser.add_argument(
         "--max-shard-size",
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MAX_SHARD_BYTES,
         help="of the tensors in one file, as in 5GB (the default), 500MB, 2GiB",
     )
-    writing.add_arguments(parser)
+    writing.add_arguments(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,17 +50,29 @@ def run(arguments: argparse.Namespace) -> int:
         lossy=arguments.lossy,
         **plan_flags.plan_of(arguments),
     )
-    shown = printable(made.path)
+    sums = {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in made.shards.items()}
     if arguments.dry_run:
         made.check_folder(overwrite=arguments.overwrite)
-        for name, tensors in made.shards.items():
-            size = human_size(sum(tensor.nbytes for tensor in tensors))
-            print(f"would write {shown}/{name}: {counted(len(tensors), 'tensor')}, {size}")
+        nbytes = sum(sums.values())
     else:
         with progress("splitting") as report:
-            done = made.write(overwrite=arguments.overwrite, progress=report)
-        shards = counted(len(done.files) - 1, "shard")
-        print(f"wrote {shown}: {shards} and an index, {counted(done.tensors, 'tensor')}, {human_size(done.nbytes)}")
+            nbytes = made.write(overwrite=arguments.overwrite, progress=report).nbytes
+    tensors = sum(map(len, made.shards.values()))
+    if arguments.json:
+        fields = {"path": made.path, "format": FORMAT, **writing.sum_up(tensors, nbytes, made.lost, arguments)}
+        shards = [
+            {"name": name, "tensors": [tensor.name for tensor in held], "nbytes": sums[name]}
+            for name, held in made.shards.items()
+        ]
+        print(document(SCHEMA, fields, shards=shards))
+    else:
+        shown = printable(made.path)
+        if arguments.dry_run:
+            for name, held in made.shards.items():
+                print(f"would write {shown}/{name}: {counted(len(held), 'tensor')}, {human_size(sums[name])}")
+        else:
+            files = counted(len(sums), "shard")
+            print(f"wrote {shown}: {files} and an index, {counted(tensors, 'tensor')}, {human_size(nbytes)}")
     writing.say_lost(made.lost)
     return 0
 

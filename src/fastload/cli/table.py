@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["Column", "Paint", "counted", "human_size", "layout", "painter", "plain", "shorten", "width"]
+__all__ = [
+    "Column",
+    "Paint",
+    "counted",
+    "human_size",
+    "layout",
+    "number",
+    "painter",
+    "plain",
+    "shorten",
+    "terminal_width",
+    "width",
+    "wrap",
+]
 
 Paint = Callable[[str, str], str]  # (text, style) → text
 
@@ -18,27 +32,111 @@ GAP = "  "
 # Cells up to here decide how wide their column is, and longer ones stick out. Real names stay below it; without a
 # bound, one name of a megabyte would pad 100,000 others to a megabyte each.
 MAX_ALIGNED_WIDTH = 200
-MIN_SHORTENED_WIDTH = 20  # below it too little of a name is left, and lines had better wrap
+MIN_WIDTH = 12  # to which a column that gives way is narrowed before others are left out
+NO_STYLES: Mapping[str, str] = {}
 
 
 class Column(NamedTuple):
-    """One column: its title, the side its cells keep to, and their style in rich's words."""
+    """One column, and what becomes of it where a terminal is narrow.
+
+    Attributes
+    ----------
+    title : str
+    right : bool
+        Whether its cells keep to the right.
+    style : str
+        In rich's words.
+    styles : mapping of str to str
+        The styles of cells that have one of their own, by their text.
+    gives : str
+        How it gives way: "" not at all, "middle" its cells lose their middle, "lines" they go on in the next line.
+    leave : int
+        Where there is no room, the column with the highest number is left out, and so on; never one with 0.
+    """
 
     title: str
     right: bool = False
     style: str = ""
+    styles: Mapping[str, str] = NO_STYLES
+    gives: str = ""
+    leave: int = 0
 
 
-def layout(columns: Sequence[Column], rows: Iterable[Sequence[str]], paint: Paint, *, titles: bool = True) -> list[str]:
-    """The lines of a table of *rows*, whose cells are text fit to be shown."""
-    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+def layout(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    paint: Paint,
+    *,
+    titles: bool = True,
+    limit: int | None = None,
+) -> list[str]:
+    """The lines of a table of *rows*, whose cells are text fit to be shown; none is wider than *limit*, if that is set.
+
+    A last line says which columns were left out.
+    """
+    cells: list[Sequence[str]] = list(zip(*rows, strict=True)) or [()] * len(columns)
+    left_out: list[str] = []
+    if limit is not None:
+        columns, cells, left_out = _fitted(columns, cells, titles, limit)
     columns_of_lines = [_column(column, texts, paint, titles) for column, texts in zip(columns, cells, strict=True)]
-    return [GAP.join(line).rstrip() for line in zip(*columns_of_lines, strict=True)]
+    lines = [GAP.join(line).rstrip() for line in zip(*columns_of_lines, strict=True)]
+    if left_out and limit is not None:
+        lines += [paint(line, "dim") for line in wrap(f"(no room for {', '.join(left_out)})", limit)]
+    return lines
+
+
+def _fitted(
+    columns: Sequence[Column], cells: list[Sequence[str]], titled: bool, limit: int
+) -> tuple[list[Column], list[Sequence[str]], list[str]]:
+    """The columns that have room, their cells fit for it, and the titles of the other columns."""
+    heads = [width(column.title) if titled else 0 for column in columns]
+    natural = [max(head, *map(width, texts)) if texts else head for head, texts in zip(heads, cells, strict=True)]
+    least = [
+        max(head, min(size, MIN_WIDTH)) if column.gives else size
+        for column, head, size in zip(columns, heads, natural, strict=True)
+    ]
+    kept = list(range(len(columns)))
+
+    def spare() -> int:
+        return limit - sum(least[place] for place in kept) - len(GAP) * (len(kept) - 1)
+
+    while spare() < 0 and any(columns[place].leave for place in kept):
+        kept.remove(max(kept, key=lambda place: columns[place].leave))
+    left = max(spare(), 0)
+    widths = dict(zip(kept, (least[place] for place in kept), strict=True))
+    for share in (2, 1):  # half of the room at first, so that there is some for the columns behind
+        for place in kept:
+            more = min(natural[place] - widths[place], left // share)
+            widths[place] += more
+            left -= more
+    for place in kept:
+        if columns[place].gives == "middle":
+            cells[place] = [shorten(text, widths[place]) for text in cells[place]]
+    left_out = [column.title for place, column in enumerate(columns) if place not in kept and column.title]
+    chosen = [cells[place] for place in kept]
+    for position, place in enumerate(kept):
+        if columns[place].gives == "lines":
+            chosen = _on_lines(chosen, position, widths[place])
+    return [columns[place] for place in kept], chosen, left_out
+
+
+def _on_lines(cells: list[Sequence[str]], position: int, limit: int) -> list[Sequence[str]]:
+    """The cells, those of one column broken into lines: the rows in which they go on are empty elsewhere."""
+    rows: list[Sequence[str]] = []
+    for row in zip(*cells, strict=True):
+        first, *more = wrap(row[position], limit)
+        rows.append((*row[:position], first, *row[position + 1 :]))
+        rows += [("",) * position + (line,) + ("",) * (len(row) - position - 1) for line in more]
+    return list(zip(*rows, strict=True)) or [()] * len(cells)
 
 
 def _column(column: Column, texts: Sequence[str], paint: Paint, titled: bool) -> list[str]:
     """The texts of one column, painted, and padded to one width as far as that is sensible."""
-    lines = [paint(text, column.style) for text in texts] if column.style else list(texts)
+    styles, style = column.styles, column.style
+    if styles:
+        lines = [paint(text, styles.get(text, style)) for text in texts]
+    else:
+        lines = [paint(text, style) for text in texts] if style else list(texts)
     widths = list(map(len if "".join(texts).isascii() else width, texts))
     if titled:
         lines.insert(0, paint(column.title, "bold"))
@@ -48,6 +146,13 @@ def _column(column: Column, texts: Sequence[str], paint: Paint, titled: bool) ->
     if column.right:
         lines, pads = pads, lines
     return list(map("".join, zip(lines, pads, strict=True)))
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that standard output is; None where it is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def width(text: str) -> int:
@@ -72,6 +177,26 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - tail :]}"
 
 
+def wrap(text: str, limit: int) -> list[str]:
+    """*text* in lines of at most *limit* columns, broken at spaces, and within words that are longer than that."""
+    lines: list[str] = []
+    line, used = "", 0
+    for word in text.split(" "):
+        size = width(word)
+        if lines or line:
+            if used + 1 + size <= limit:
+                line, used = f"{line} {word}", used + 1 + size
+                continue
+            lines.append(line)
+        while size > limit:
+            count = max(_fitting(word, limit), 1)
+            lines.append(word[:count])
+            word = word[count:]
+            size = width(word)
+        line, used = word, size
+    return [*lines, line]
+
+
 def _fitting(characters: Iterable[str], limit: int) -> int:
     """How many of *characters* fit into *limit* columns."""
     count = used = 0
@@ -91,6 +216,15 @@ def human_size(count: int) -> str:
     while size >= 1023.995 and unit < len(UNITS) - 1:  # what would round to 1024.00 belongs to the next unit
         size, unit = size / 1024, unit + 1
     return f"{size:.2f} {UNITS[unit]}"
+
+
+def number(value: Any) -> str:
+    """A number as text; "" for what does not apply."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, (float, complex)) else str(value)
 
 
 def counted(count: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fastload import opening
+from fastload.cli import flags
 from fastload.cli.document import document, jsonable
 from fastload.cli.table import counted
 from fastload.entry import TensorEntry
@@ -27,13 +27,13 @@ MAX_GROUPS = 64  # below one another; real names have a dozen dots, and hostile 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `tree`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint file")
-    parser.add_argument("--json", action="store_true", help=f"one JSON object, one module a line: schema {SCHEMA}")
+    flags.add_source(parser)
+    flags.add_json(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the tree of a checkpoint."""
-    with opening.open(arguments.path) as opened:
+    with flags.open_source(arguments) as opened:
         format, entries = opened.format, opened.entries()
         try:
             root = opened.module_tree()

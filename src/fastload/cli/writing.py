@@ -7,23 +7,31 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from typing import Any
 
-from fastload.cli import plan_flags
+from fastload.cli import flags, plan_flags
+from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, counted, human_size, layout, painter
+from fastload.cli.table import Column, counted, human_size, layout, painter, terminal_width
 from fastload.converting import watched
 from fastload.errors import printable
 from fastload.formats.writing import Outgoing
 from fastload.saving import WRITERS, Draft, least_size
 
-__all__ = ["add_arguments", "add_format", "list_tensors", "say_lost", "write"]
+__all__ = ["add_arguments", "add_format", "list_tensors", "say_lost", "sum_up", "write"]
 
-COLUMNS = (Column("name"), Column("dtype", style="cyan"), Column("shape"), Column("size", right=True, style="green"))
+COLUMNS = (
+    Column("name", gives="middle"),
+    Column("dtype", style="cyan", leave=1),
+    Column("shape", gives="middle", leave=2),
+    Column("size", right=True, style="green"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, schema: str) -> None:
     """Declare the flags of a verb that writes."""
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    flags.add_json(parser, schema)
+    flags.add_overwrite(parser)
     parser.add_argument("--lossy", action="store_true", help="write even what the format cannot keep all of")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, and stop")
     plan_flags.add_arguments(parser)
@@ -35,17 +43,24 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=names, help="instead of what the suffix tells")
 
 
-def write(made: Draft, what: str, arguments: argparse.Namespace) -> int:
+def write(made: Draft, what: str, arguments: argparse.Namespace, schema: str) -> int:
     """Write a draft, or say what it would be, and return the exit status."""
+    name, count = made.writer.name, len(made.tensors)
     if arguments.dry_run:
         if os.path.exists(made.path) and not arguments.overwrite:
             raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", made.path)
-        list_tensors(made.tensors)
-        _say("would write", made.path, made.writer.name, len(made.tensors), least_size(made.tensors, made.writer))
+        nbytes = least_size(made.tensors, made.writer)
+        if not arguments.json:
+            list_tensors(made.tensors)
     else:
         with progress(what) as report:
-            done = watched(made, report).write(overwrite=arguments.overwrite)
-        _say("wrote", done.path, done.format, done.tensors, done.nbytes)
+            nbytes = watched(made, report).write(overwrite=arguments.overwrite).nbytes
+    if arguments.json:
+        fields = {"path": made.path, "format": name, **sum_up(count, nbytes, made.lost, arguments)}
+        print(document(schema, fields, tensors=map(_description, made.tensors)))
+    else:
+        done = "would write" if arguments.dry_run else "wrote"
+        print(f"{done} {printable(made.path)}: {name}, {counted(count, 'tensor')}, {human_size(nbytes)}")
     say_lost(made.lost)
     return 0
 
@@ -56,7 +71,7 @@ def list_tensors(tensors: Iterable[Outgoing]) -> None:
         (printable(tensor.name), tensor.dtype, str(tensor.shape), human_size(tensor.nbytes)) for tensor in tensors
     ]  # fmt: skip
     if cells:
-        print("\n".join([*layout(COLUMNS, cells, painter()), ""]))
+        print("\n".join([*layout(COLUMNS, cells, painter(), limit=terminal_width()), ""]))
 
 
 def say_lost(lost: Iterable[str]) -> None:
@@ -65,5 +80,14 @@ def say_lost(lost: Iterable[str]) -> None:
         print(f"fastload: lost {printable(line)}", file=sys.stderr)
 
 
-def _say(what: str, path: str, format: str, tensors: int, nbytes: int) -> None:
-    print(f"{what} {printable(path)}: {format}, {counted(tensors, 'tensor')}, {human_size(nbytes)}")
+def sum_up(tensors: int, nbytes: int, lost: Iterable[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What JSON says of all that is or would be written."""
+    return {
+        "written": not arguments.dry_run,
+        "totals": {"tensors": tensors, "nbytes": nbytes},
+        "lost": list(lost),
+    }
+
+
+def _description(tensor: Outgoing) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "nbytes": tensor.nbytes}
