@@ -10,16 +10,18 @@ import pytest
 
 import fastload
 
-# Saves two contents in turn over one file, for ever, and says each time that it begins.
+# Saves two contents in turn over one file for as long as the test lives, and says that it begins.
 SAVER = """
+import os
 import sys
 import numpy as np
 import fastload
 
+parent = os.getppid()
 contents = [{"w": np.full(1 << 20, value, np.float32), "x": np.arange(value)} for value in (1, 2)]
 fastload.save(contents[0], sys.argv[1], overwrite=True)
 print(flush=True)
-while True:
+while os.getppid() == parent:
     for content in reversed(contents):
         fastload.save(content, sys.argv[1], overwrite=True)
 """
