@@ -27,7 +27,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     path = folder / "m.safetensors"
     path.write_bytes(safetensors_file({"w": ("F32", (2, 3), bytes(24)), "n": ("I64", (2,), bytes(16))}))
-    files = ["--save", str(folder / "m.json"), "--plot", str(folder / "m.svg")]
+    files = ["--json", str(folder / "m.json"), "--plot", str(folder / "m.svg")]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")

@@ -31,6 +31,7 @@ EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-to
 
 NO_PEERS = "none"
 SCHEMA = "fastload.bench/1"
+STANDARD_OUTPUT = "-"
 DEFAULT_ROUNDS = 5
 
 COLUMNS = (
@@ -71,8 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", metavar="N", type=flags.count, default=DEFAULT_ROUNDS, help="rounds (5)")
     flags.add_threads(parser)
     parser.add_argument("--dtype", metavar="DTYPE", type=_dtype, help="to cast floats to (float32, or bfloat16)")
-    flags.add_json(parser, SCHEMA)
-    parser.add_argument("--save", metavar="FILE.json", help="write the JSON object to a file, too")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const=STANDARD_OUTPUT,
+        help=f"print one JSON object: schema {SCHEMA}, sizes in bytes; or write it to a file, and print the table",
+    )
     parser.add_argument("--plot", metavar="FILE.svg", help="draw a chart of bars")
 
 
@@ -80,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
 
-    for path in (arguments.save, arguments.plot):
+    for path in (None if arguments.json == STANDARD_OUTPUT else arguments.json, arguments.plot):
         _check_folder(path)  # before the minutes that measuring takes
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
@@ -96,12 +102,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     report["refused"][:0] = refused
     told = _document(report)
-    if arguments.json:
+    if arguments.json == STANDARD_OUTPUT:
         print(told)
     else:
         print("\n".join(_lines(report, painter())))
-    if arguments.save is not None:
-        _write(arguments.save, f"{told}\n")
+        if arguments.json is not None:
+            _write(arguments.json, f"{told}\n")
     if arguments.plot is not None:
         _write(arguments.plot, _drawn(report))
     return 0
