@@ -37,7 +37,7 @@ class Histogram(NamedTuple):
     values : int
         How many were looked at.
     counts : list of int
-        How many of the finite ones lie in each of equal bins: at most BINS, fewer of integers that are few.
+        How many of the finite ones lie in each of equal bins: at most BINS, fewer where values or integers are few.
     low, high : float or None
         Where the first bin begins and the last one ends; None where no value is finite.
     min, max, mean, std : float or None
@@ -177,8 +177,9 @@ def _binned(finite: Array, *, is_whole: bool) -> tuple[list[int], float | None, 
     scale = max(abs(low), abs(high))
     if low == high:
         return [len(finite)], low, high
+    count = min(BINS, math.ceil(2 * math.sqrt(len(finite))))  # of few values, more bins would be empty or hold one
     # In parts of the largest value: nothing overflows, however far the ends lie apart, or however near.
     first, last = low / scale, high / scale
-    bins = ((finite / scale - first) * (BINS / (last - first))).astype(np.intp)
-    counts = np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+    bins = ((finite / scale - first) * (count / (last - first))).astype(np.intp)
+    counts = np.bincount(np.minimum(bins, count - 1), minlength=count)
     return counts.tolist(), low, high

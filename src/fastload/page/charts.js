@@ -1,8 +1,10 @@
 // Charts: bytes by dtype, bytes by layer, and how the values of a tensor spread.
 
+const MAX_LARGEST = 5; // tensors that are listed
 const MAX_BARS = 160; // of layers; more are put together
 const MAX_PARTS = 6; // of a layer that have a colour of their own
-const CHART = { height: 220, left: 82, right: 8, top: 10, bottom: 26 };
+const CHART = { height: 220, letter: 7, right: 8, top: 10, bottom: 26 };
+const MIN_WIDTH = 260; // pixels of a chart
 const MAX_PITCH = 110; // pixels from one bar to the next
 
 // By dtype: a bar and its figures, which is also the button that shows only these.
@@ -38,6 +40,16 @@ function dtypeChart(element, chosen) {
   );
   if (!rows.length) element.append(make("p", { class: "muted empty" }, "No tensors."));
   return rows.map(([name]) => name);
+}
+
+function largestRows(element, opened) {
+  const rows = Array.from({ length: total }, (_, row) => row);
+  rows.sort((one, other) => nbytesOf(other) - nbytesOf(one) || one - other);
+  for (const row of rows.slice(0, MAX_LARGEST)) {
+    const button = make("button", { type: "button", class: "large-row" }, nameOf(names[row]), make("span", { class: "number" }, size(at("nbytes", row))));
+    button.addEventListener("click", () => opened(row));
+    element.append(button);
+  }
 }
 
 // By layer: names that have one text before their first number belong together; the number is the layer.
@@ -90,7 +102,7 @@ function layerChart(element, group) {
     return { label, told, height, pieces };
   });
   const title = `Bytes of ${count(numbers.length, "layer")} of ${clipped(group.prefix, 80)}`;
-  element.replaceChildren(...barChart(stacks, { title, tick: size, width: element.clientWidth }), ...(labels.length > 1 ? [legend] : []));
+  element.replaceChildren(...barChart(stacks, { title, tick: size, width: Math.max(element.clientWidth, MIN_WIDTH) }), ...(labels.length > 1 ? [legend] : []));
 }
 
 // How the values of a tensor spread.
@@ -111,7 +123,7 @@ function histogramChart(place) {
   const chart = make("div");
   const ends = isWhole ? [low + 0.5, high - 0.5] : [low, high];
   const isLog = make("input", { type: "checkbox" });
-  const redraw = () => chart.replaceChildren(...barChart(stacks, { title, tick: grouped, width: by("detail-body").clientWidth, ends, isLog: isLog.checked, gap: counts.length < 40 ? 1 : 0.5 }));
+  const redraw = () => chart.replaceChildren(...barChart(stacks, { title, tick: grouped, width: Math.max(by("detail-body").clientWidth, MIN_WIDTH), ends, isLog: isLog.checked, gap: counts.length < 40 ? 1 : 0.5 }));
   isLog.addEventListener("change", redraw);
   redraw();
   return [chart, make("label", { class: "inline" }, isLog, " logarithmic counts")];
@@ -120,14 +132,16 @@ function histogramChart(place) {
 // Stacked bars with an axis, and a line below that tells of the bar under the pointer, or chosen by the arrow keys.
 
 function barChart(stacks, { title, tick, width, ends = null, isLog = false, gap = 1.5 }) {
-  const { height, left, right, top, bottom } = CHART;
+  const { height, letter, right, top, bottom } = CHART;
   const most = Math.max(...stacks.map((stack) => stack.height), 1);
   const scale = isLog ? (value) => Math.log1p(value) / Math.log1p(most) : (value) => value / most;
   const room = height - top - bottom;
+  const longest = (texts) => Math.max(...texts.map((text) => text.length)) * letter;
+  const marks = isLog ? [1, Math.round(Math.sqrt(most)), most] : [0.25, 0.5, 0.75, 1].map((share) => share * most);
+  const left = longest(marks.map((value) => tick(Math.round(value)))) + 12;
   const pitch = Math.min((width - left - right) / stacks.length, MAX_PITCH);
   const y = (value) => top + room * (1 - scale(value));
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", tabindex: "0", "aria-label": `${title}. Arrow keys tell of each bar.` });
-  const marks = isLog ? [1, Math.round(Math.sqrt(most)), most] : [0.25, 0.5, 0.75, 1].map((share) => share * most);
   for (const value of new Set(marks)) {
     if (!isLog && tick === grouped && !Number.isInteger(value) && most < 4) continue;
     svg.append(draw("line", { class: "rule", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
@@ -157,7 +171,7 @@ function barChart(stacks, { title, tick, width, ends = null, isLog = false, gap 
       svg.append(draw("line", { class: "zero", x1: zero, x2: zero, y1: top, y2: top + room }), draw("text", { class: "tick", x: zero, y: base, "text-anchor": "middle" }, "0"));
     }
   } else {
-    const every = Math.ceil((stacks.length * 40) / (width - left - right));
+    const every = Math.ceil((longest(stacks.map((stack) => stack.label)) + 16) / pitch);
     stacks.forEach((stack, place) => {
       if (place % every === 0) svg.append(draw("text", { class: "tick", x: places[place] + pitch / 2, y: base, "text-anchor": "middle" }, stack.label));
     });

@@ -317,6 +317,7 @@ function showCharts() {
   });
   treemap.show(root);
   for (const name of dtypeChart(by("dtypes-chart"), filterDtype)) by("dtype").append(make("option", { value: name }, name));
+  largestRows(by("largest"), openTensor);
   const groups = layerGroups();
   by("layers").hidden = !groups.length;
   by("charts").classList.toggle("single", !groups.length);
@@ -326,6 +327,10 @@ function showCharts() {
   if (!groups.length) return;
   const redraw = () => layerChart(by("layers-chart"), groups[Number(by("layers-group").value)]);
   by("layers-group").addEventListener("change", redraw);
-  phone.addEventListener("change", redraw);
-  redraw();
+  let width = -1;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width === width) return;
+    ({ width } = contentRect);
+    requestAnimationFrame(redraw);
+  }).observe(by("layers-chart"));
 }

@@ -1,6 +1,6 @@
 // Where the bytes are: rectangles as large as what they stand for, parts within parts.
 
-const MAX_CELLS = 600;
+const MAX_CELLS = 1000;
 const MIN_AREA = 60; // square pixels; smaller parts are drawn as one
 const LABEL = 20; // pixels for the name of a part above what is in it
 const HUES = 7;
