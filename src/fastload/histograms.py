@@ -80,7 +80,7 @@ def largest(
     dict of int to Histogram or str
         By position in *entries*; or why there is none of a tensor that was to have one.
     """
-    with_data = [(row, entry) for row, entry in enumerate(entries) if entry.kind != "meta" and math.prod(entry.shape)]
+    with_data = [(row, entry) for row, entry in enumerate(entries) if entry.kind != "meta" and 0 not in entry.shape]
     with_data.sort(key=lambda pair: -pair[1].nbytes)
     chosen = sorted(with_data[:count], key=lambda pair: pair[0])
     found: dict[int, Histogram | str] = {}

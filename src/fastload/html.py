@@ -4,8 +4,8 @@ What a file says is data, and never markup: the page holds it as JSON in a scrip
 `<`, `>` and `&` are escapes, so that no name can end the element; and the page's own script shows it as text alone. The
 policy in its head allows that script and that style sheet, by their hashes, and nothing else.
 
-The JSON has columns, not an object for each tensor: a report of 50,000 tensors is some 2 MB. Names are front-coded, each
-as how many UTF-16 units it shares with the one before, and the rest of it.
+The JSON has columns, not an object for each tensor: a report of 50,000 tensors is some 2 MB. Names are front-coded:
+each as how many UTF-16 units it shares with the one before, and the rest of it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def data(
     groups = _shared_storages(entries)
     found = histograms or {}
     drawn = {row: value for row, value in found.items() if isinstance(value, Histogram)}
-    columns = {
+    columns: dict[str, list[Any]] = {
         "dtype": [dtypes.place(entry.dtype) for entry in entries],
         "shape": [shapes.place(entry.shape) for entry in entries],
         "kind": [kinds.place(entry.kind) for entry in entries],
@@ -266,7 +266,7 @@ def _finite(value: Any) -> Any:
 
 
 def _part(name: str) -> str:
-    """A part of the page that the package brings; with the line ends that a browser will hash, whatever the checkout."""
+    """A part of the page that the package brings, with the line ends that a browser hashes."""
     found = pkgutil.get_data("fastload", f"page/{name}")
     assert found is not None, "whatever loads this module can load what lies beside it"
     return found.decode().replace("\r\n", "\n")

@@ -79,8 +79,7 @@ class Treemap {
         button.append(make("span", { class: "size" }, size(part.nbytes)));
       }
     }
-    button.part = part;
-    button.told = label;
+    Object.assign(button, { shows: part, told: label }); // not `part`, which elements have already
     return button;
   }
 
@@ -89,8 +88,8 @@ class Treemap {
   }
 
   choose(button) {
-    if (!button || button.part.rest) return;
-    const { part } = button;
+    if (!button || button.shows.rest) return;
+    const part = button.shows;
     if (part.children.size) this.show(part);
     else if (part.tensor >= 0) this.opened(part.tensor);
   }
