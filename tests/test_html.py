@@ -170,16 +170,8 @@ def test_a_page_asks_for_nothing_and_runs_no_attribute():
 def test_scripts_never_make_markup_of_text():
     scripts = "".join(map(html._part, html.SCRIPTS))
 
-    for way in (
-        "innerHTML",
-        "outerHTML",
-        "insertAdjacentHTML",
-        "document.write",
-        "eval(",
-        "Function(",
-        "fetch(",
-        "http:",
-    ):
+    ways = "innerHTML outerHTML insertAdjacentHTML document.write eval( Function( fetch( XMLHttp http:"
+    for way in ways.split():
         assert way not in scripts.replace("http://www.w3.org/2000/svg", "")
     assert "</script" not in scripts and "<!--" not in scripts
 

@@ -124,8 +124,9 @@ function rounded(number) {
 function figure(value) {
   if (value === null || value === undefined) return "none";
   if (typeof value === "string") return value;
-  const text = Number.isInteger(value) && Math.abs(value) < 1e15 ? grouped(value) : String(Number(value.toPrecision(5)));
-  return text.replace("-", "−");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return grouped(value).replace("-", "−");
+  const isTiny = Math.abs(value) < 1e-3;
+  return (isTiny ? value.toExponential(3) : String(Number(value.toPrecision(5)))).replaceAll("-", "−");
 }
 
 // Making elements. Whatever comes from the file is text of a node, or a value of an attribute that is named here.

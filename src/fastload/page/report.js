@@ -154,6 +154,7 @@ function showTable() {
     }
   }
   by("sort").prepend(make("option", { value: "" }, "File order"));
+  by("sort").value = "";
   by("dtype").append(make("option", { value: "" }, "All dtypes"));
   table.list = new List(by("tensors-list"), {
     role: "grid", header, rowHeight: 32, rowOf: tensorRow, opened: (place) => openTensor(table.rows[place], place),
