@@ -33,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="A", help=flags.ANY_CHECKPOINT)
     parser.add_argument("other", metavar="B", help="another")
     flags.add_json(parser, SCHEMA)
-    parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes alone")
-    parser.add_argument("--both", action="store_true", help="do the steps of the plan to B as well")
+    flags.add_comparison(parser)
     plan_flags.add_arguments(parser)
 
 

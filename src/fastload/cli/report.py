@@ -10,7 +10,7 @@ from typing import Any
 from fastload import __version__, html, opening
 from fastload.atomic import publish
 from fastload.checkpoint import Checkpoint
-from fastload.cli import plan_flags
+from fastload.cli import flags, plan_flags
 from fastload.cli.document import document, jsonable
 from fastload.cli.progress import progress
 from fastload.cli.table import counted, human_size
@@ -37,10 +37,10 @@ SCHEMA = "fastload.report/1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `report`."""
-    parser.add_argument("path", metavar="SOURCE", help="a checkpoint: a file, a folder, an index of shards")
+    flags.add_source(parser, plan=True)
     parser.add_argument("other", metavar="OTHER", nargs="?", help="another, to compare it with")
-    parser.add_argument("-o", "--output", metavar="FILE.html", required=True, help="the page to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    flags.add_output(parser)
+    flags.add_overwrite(parser)
     parser.add_argument("--title", help="what stands above the page, instead of the names of the files")
     parser.add_argument(
         "--histograms",
@@ -49,16 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_HISTOGRAMS,
         help=f"of how many tensors, the largest first ({DEFAULT_HISTOGRAMS}); 0: none, and no values are read for them",
     )
-    parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes alone")
-    parser.add_argument("--both", action="store_true", help="do the steps of the plan to OTHER as well")
-    parser.add_argument("--json", action="store_true", help=f"say what was written as one JSON object: schema {SCHEMA}")
-    plan_flags.add_arguments(parser)
+    flags.add_comparison(parser)
+    flags.add_json(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a report."""
     plan = plan_flags.plan_of(arguments)
-    with opening.open(arguments.path, **plan) as opened:
+    with flags.open_source(arguments) as opened:
         _check_output(arguments)  # before the minutes that comparing may take
         comparison = _comparison(arguments, opened, plan) if arguments.other is not None else None
         side = _side(arguments.path, opened, has_plan=bool(plan))
