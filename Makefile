@@ -9,6 +9,7 @@ demo: .venv/built
 test: .venv/with-test
 	.venv/bin/python -X dev -m pytest -q
 
+# The report page in a headless browser; needs, of the system, Debian's chromium and chromium-driver.
 test-browser: .venv/with-test .venv/with-browser
 	.venv/bin/python -m pytest -q -s tests/browser
 
