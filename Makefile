@@ -1,13 +1,17 @@
 PYTHON ?= python3
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test test-frozen test-instructions lint bench bench-report fuzz sanitize coverage clean
+.PHONY: demo test test-browser test-frozen test-instructions lint bench bench-report fuzz sanitize coverage clean
 
 demo: .venv/built
 	.venv/bin/python benchmarks/demo.py
 
 test: .venv/with-test
 	.venv/bin/python -X dev -m pytest -q
+
+# The report page in a headless browser; needs, of the system, Debian's chromium and chromium-driver.
+test-browser: .venv/with-test .venv/with-browser
+	.venv/bin/python -m pytest -q -s tests/browser
 
 test-instructions: .venv/with-test
 	.venv/bin/python benchmarks/instructions.py
@@ -52,7 +56,7 @@ coverage: build/coverage/built
 
 clean:
 	rm -rf .venv .venv-frozen build dist demo src/*.egg-info .benchmarks .hypothesis .*_cache .coverage
-	find src \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
+	find src/fastload/_native \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 
 .venv/built: $(SOURCES)
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv

@@ -28,12 +28,15 @@ LAYERS = [
     ["_pyinstaller"],
     ["__init__"],
     ["config"],
+    ["html"],
+    ["histograms", "comparing"],
     ["resource", "embed"],
     ["converting", "safetensors"],
     ["packing"],
     ["saving"],
     ["sums"],
     ["outgoing"],
+    ["differences"],
     ["statistics"],
     ["loading"],
     ["opening"],
@@ -135,7 +138,10 @@ def imports_seen_by_freezers(path):
     return imports_of_tree(tree, path)
 
 
-COMMAND_LINE = {"__main__", "_pyinstaller", "benching", "cli", "crew", "doctor", "statistics", "sums"}
+COMMAND_LINE = {
+    "__main__", "_pyinstaller", "benching", "cli", "comparing", "crew", "differences", "doctor", "histograms", "html",
+    "statistics", "sums",
+}  # fmt: skip
 
 
 def test_tools_that_freeze_programs_find_every_module_by_its_import():

@@ -52,7 +52,7 @@ def test_sdist_holds_all_that_a_checkout_holds(distributions):
         members = {name.partition("/")[2] for name in archive.getnames()}
 
     wanted = {"Makefile", "LICENSE-MIT", "LICENSE-APACHE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".ci/run"}
-    suffixes = {".py", ".pyi", ".pyx", ".pxd", ".h"}
+    suffixes = {".py", ".pyi", ".pyx", ".pxd", ".h", ".css", ".js"}
     for folder in ("src", "tests", "benchmarks"):
         paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes or path.name == "py.typed"]
         wanted |= {path.relative_to(ROOT).as_posix() for path in paths}
@@ -66,7 +66,9 @@ def test_wheel_holds_the_package_and_nothing_else(distributions):
 
     assert {name.partition("/")[0].partition("-")[0] for name in members} == {"fastload", "fastload_ckpt"}
     assert {"fastload/py.typed", "fastload/_native/__init__.pyi"} <= set(members)
-    assert [name for name in members if name.endswith((".c", ".html", ".pyc"))] == []
+    page = {f"fastload/page/{path.name}" for path in (ROOT / "src" / "fastload" / "page").iterdir()}
+    assert page and page <= set(members)
+    assert [name for name in members if name.endswith((".c", ".html", ".pyc")) and name not in page] == []
     compiled = {name.partition(".")[0] for name in members if name.endswith((".so", ".pyd"))}
     assert compiled == {name.partition(".")[0] for name in members if name.endswith(".pyx")}
     assert compiled

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fastload
-from fastload.cli import differences, main
+from fastload import differences
+from fastload.cli import main
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -116,6 +116,7 @@ COMMANDS = {
     "ls": ["rich.pt", "rich.pt --collapse --explain --exclude c"],
     "merge": ["rich.pt z.safetensors -o merged.safetensors --lossy --exclude meta"],
     "pack": ["app -o app.pyz"],
+    "report": ["rich.pt -o rich.html --exclude meta", "a.safetensors b.safetensors -o ab.html"],
     "scan": ["rich.pt"],
     "show": ["rich.pt w", "rich.pt c", "rich.pt meta"],
     "split": ["rich.pt shards --lossy --exclude meta"],

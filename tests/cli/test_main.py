@@ -107,6 +107,7 @@ NEEDED = {  # what a verb wants beside the file
     "embed": ["--c", "-o", "never.c"],
     "merge": ["-o", "never.pt"],
     "pack": ["-o", "never.zip"],
+    "report": ["-o", "never.html"],
     "show": ["w"],
     "split": ["never"],
 }

@@ -55,6 +55,7 @@ VERBS = {
     "ls": "list the tensors in a checkpoint",
     "merge": "write several checkpoints as one file",
     "pack": "pack a folder into an archive whose models can be mapped",
+    "report": "write a page to look at in a browser: of a checkpoint, or of what two differ in",
     "scan": "list what a file would run if it were unpickled",
     "show": "show one tensor: its facts and the statistics of its values",
     "split": "write a checkpoint as several safetensors files and an index",

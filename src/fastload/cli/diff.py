@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastload import opening
-from fastload.checkpoint import Checkpoint
 from fastload.cli import flags, plan_flags
-from fastload.cli.differences import Differences, differences
 from fastload.cli.document import document, jsonable
-from fastload.cli.progress import Report, progress
+from fastload.cli.progress import progress
 from fastload.cli.table import counted
-from fastload.dtypes import CODES
+from fastload.comparing import Finding, findings
+from fastload.differences import Differences
 from fastload.entry import TensorEntry
-from fastload.errors import LimitError, UnsupportedError, printable
-from fastload.outgoing import of_tensor
-from fastload.statistics import MAX_OVERLAP, PACKED
+from fastload.errors import printable
 
 ABOUT = """\
 Compare the tensors of two checkpoints, of any formats: names, shapes and dtypes, then the
@@ -32,38 +28,12 @@ EXAMPLE = "fastload diff model.pt model.safetensors --cast bfloat16"
 SCHEMA = "fastload.diff/1"
 
 
-class Finding(NamedTuple):
-    """One tensor in which two checkpoints differ.
-
-    Attributes
-    ----------
-    name : str
-        Its name in both.
-    what : str
-        "only in a", "only in b", "shape", "dtype", "values", or "not compared".
-    a, b : TensorEntry or None
-        What it is there.
-    values : Differences or None
-        How its values differ, where they can be compared.
-    why : str or None
-        Why they cannot.
-    """
-
-    name: str
-    what: str
-    a: TensorEntry | None
-    b: TensorEntry | None
-    values: Differences | None = None
-    why: str | None = None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `diff`."""
     parser.add_argument("path", metavar="A", help=flags.ANY_CHECKPOINT)
     parser.add_argument("other", metavar="B", help="another")
     flags.add_json(parser, SCHEMA)
-    parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes alone")
-    parser.add_argument("--both", action="store_true", help="do the steps of the plan to B as well")
+    flags.add_comparison(parser)
     plan_flags.add_arguments(parser)
 
 
@@ -73,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     a = opening.open(arguments.path, **plan)
     b = opening.open(arguments.other, **(plan if arguments.both else {}))
     with a, b, nullcontext(None) if arguments.no_values else progress("comparing") as report:
-        found = list(_findings(a, b, report, values=not arguments.no_values))
+        found = list(findings(a, b, report, values=not arguments.no_values))
         common = len(a.keys() & b.keys())
     if arguments.json:
         fields = {"a": arguments.path, "b": arguments.other, "equal": not found, "common": common}
@@ -84,65 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         total = counted(common, "tensor")
         print(f"{total} in both, {counted(len(found), 'difference')}" if found else f"equal: {total}")
     return 1 if found else 0
-
-
-def _findings(a: Checkpoint, b: Checkpoint, report: Report | None, *, values: bool) -> Iterator[Finding]:
-    """What differs, in the order of A, and then what B alone has."""
-    others = {entry.name: entry for entry in b.entries()}
-    entries = a.entries()
-    total = sum(entry.nbytes for entry in entries)
-    done = 0
-    for entry in entries:
-        other = others.pop(entry.name, None)
-        finding = _compared(a, b, entry, other, values=values)
-        if finding is not None:
-            yield finding
-        done += entry.nbytes
-        if report is not None:
-            report(done, total)
-    for other in others.values():
-        yield Finding(other.name, "only in b", None, other)
-
-
-def _compared(
-    a: Checkpoint, b: Checkpoint, entry: TensorEntry, other: TensorEntry | None, *, values: bool
-) -> Finding | None:
-    name = entry.name
-    if other is None:
-        return Finding(name, "only in a", entry, None)
-    if entry.shape != other.shape:
-        return Finding(name, "shape", entry, other)
-    is_same = entry.dtype == other.dtype
-    if not values or (entry.kind == other.kind == "meta"):
-        return None if is_same else Finding(name, "dtype", entry, other)
-    why = _why_not(entry, other)
-    try:
-        found = _values(a, b, name) if why is None else None
-    except (UnsupportedError, LimitError) as error:
-        found, why = None, error.message
-    if not is_same:
-        return Finding(name, "dtype", entry, other, found, why)
-    if found is None:
-        return Finding(name, "not compared", entry, other, None, why)
-    return Finding(name, "values", entry, other, found) if found.differing else None
-
-
-def _why_not(entry: TensorEntry, other: TensorEntry) -> str | None:
-    """Why the values of two tensors cannot be compared."""
-    for one in (entry, other):
-        if one.kind == "meta":
-            return "one has no data"
-        if one.dtype not in CODES:
-            return f"elements of {one.dtype} are no numbers"
-        if one.dtype != other.dtype and one.dtype.startswith(PACKED):
-            return f"elements of {one.dtype} are packed into bytes"
-        if one.storage is not None and one.nbytes > MAX_OVERLAP * max(one.storage_nbytes, 1):
-            return "it repeats its storage too often to be gone through"
-    return None if other.dtype == entry.dtype or not other.dtype.startswith(PACKED) else "one is packed into bytes"
-
-
-def _values(a: Checkpoint, b: Checkpoint, name: str) -> Differences:
-    return differences(of_tensor(a, name), of_tensor(b, name))
 
 
 def _line(finding: Finding) -> str:

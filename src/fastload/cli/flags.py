@@ -11,6 +11,7 @@ from fastload.cli import plan_flags
 
 __all__ = [
     "ANY_CHECKPOINT",
+    "add_comparison",
     "add_json",
     "add_output",
     "add_overwrite",
@@ -44,6 +45,12 @@ def open_source(arguments: argparse.Namespace) -> Checkpoint:
 def add_json(parser: argparse.ArgumentParser, schema: str) -> None:
     """Declare the flag for programs."""
     parser.add_argument("--json", action="store_true", help=f"print one JSON object: schema {schema}, sizes in bytes")
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Declare how two checkpoints are compared."""
+    parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes alone")
+    parser.add_argument("--both", action="store_true", help="do the steps of the plan to the second as well")
 
 
 def add_sort(parser: argparse.ArgumentParser, orders: list[str]) -> None:
