@@ -192,7 +192,7 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path):
 def test_where_nothing_can_be_mapped_auto_reads_and_mmap_says_so(tmp_path, monkeypatch):
     (tmp_path / "model").write_bytes(smallest_file("safetensors"))
 
-    def refuse(descriptor, size):
+    def refuse(descriptor, size, offset):
         raise OSError(errno.ENODEV, "No such device")
 
     monkeypatch.setattr(source_module, "FileMapping", refuse)
