@@ -245,7 +245,7 @@ def _names_to_drop(tensors: Mapping[str, torch.Tensor], preferred: Set[str] = fr
 
 def _is_whole(tensor: torch.Tensor) -> bool:
     is_first = tensor.data_ptr() == storage_ptr(tensor)
-    return is_first and tensor.numel() * tensor.element_size() == storage_size(tensor)
+    return bool(is_first and tensor.numel() * tensor.element_size() == storage_size(tensor))
 
 
 def _quoted(names: Iterable[str]) -> str:
