@@ -26,9 +26,9 @@ lint: .venv/with-lint
 	.venv/bin/mypy && PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 	.venv/bin/stubtest fastload._native --allowlist tests/stubtest_allowlist.txt
 
-# Into build/docs.
+# The pages as a site, in build/docs. Material tells of its successor at each run, which is no warning of ours.
 docs: .venv/with-docs
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # A quick run is for trying: it leaves what is stored alone.
 bench: .venv/with-test

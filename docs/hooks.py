@@ -1,14 +1,16 @@
-"""What mkdocs cannot do by itself: the help of every verb, and the page of figures where there is one."""
+"""What mkdocs cannot do by itself: the help of every verb, native classes, and the page of figures if there is one."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-MARK = "<!-- the help of every verb -->"
+VERBS = "<!-- the help of every verb -->"
+NATIVE = re.compile(r"<!-- the native class (\w+) -->")  # whose docstrings are not in any file of Python
 PLAN = re.compile(r"^plan:\n.*?(?=^\S)", re.MULTILINE | re.DOTALL)  # the same for every verb: shown once
 FIGURES = "benchmarks.md"  # `make bench-report` makes it
 
@@ -22,8 +24,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the help of the command line where the page asks for it."""
-    return markdown.replace(MARK, helps()) if MARK in markdown else markdown
+    """Put in what a page asks for."""
+    if VERBS in markdown:
+        markdown = markdown.replace(VERBS, helps())
+    return NATIVE.sub(lambda found: described(found[1]), markdown)
 
 
 def helps() -> str:
@@ -39,3 +43,19 @@ def helps() -> str:
         short = PLAN.sub("plan:\n  the flags of a plan, as above\n\n", text).strip()
         parts.append(f"## fastload {name}\n\n```text\n{short}\n```")
     return "\n\n".join(parts)
+
+
+def described(name: str) -> str:
+    """The docstrings of a native class and of its properties."""
+    import fastload
+
+    native = getattr(fastload, name)
+    about, *sections = (inspect.getdoc(native) or "").split("\nAttributes\n")
+    lines = [f"### {name} {{ #fastload.{name} }}", "", about.strip(), ""]
+    if sections:
+        return "\n".join([*lines, "```text", sections[0].partition("\n")[2], "```"])
+    for attribute in dir(native):
+        if not attribute.startswith("_"):
+            text = " ".join((inspect.getdoc(getattr(native, attribute)) or "").split())
+            lines.append(f"* `{attribute}`: {text}")
+    return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The README and the pages of the documentation: what they show runs, from top to bottom, and prints what they say."""
 
+import html
 import importlib.util
 import re
 import runpy
@@ -95,6 +96,17 @@ def test_every_page_is_in_the_list_of_pages():
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
 
     assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - {GENERATED} == listed
+
+
+def test_the_picture_of_ls_shows_what_it_prints(tmp_path, monkeypatch, capsys):
+    picture = runpy.run_path(str(DOCS / "picture.py"))
+    monkeypatch.chdir(tmp_path)
+    picture["write_model"](Path("model.safetensors"))
+
+    cli.main(shlex.split(picture["COMMAND"])[1:])
+
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", (DOCS / "ls.svg").read_text(encoding="utf-8"))
+    assert set(capsys.readouterr().out.split()) <= set(html.unescape(" ".join(texts)).split())
 
 
 def test_the_table_of_what_each_format_holds():
