@@ -34,7 +34,7 @@ def helps() -> str:
     """What each verb prints with ``--help``."""
     from fastload.cli import whole_parser
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "80"
     verbs = next(action for action in whole_parser()._actions if isinstance(action, argparse._SubParsersAction))
     texts = {name: parser.format_help() for name, parser in sorted(verbs.choices.items())}
     plan = next(found[0] for text in texts.values() if (found := PLAN.search(text)))
