@@ -1,7 +1,7 @@
 PYTHON ?= python3
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test test-browser test-frozen test-instructions lint bench bench-report fuzz sanitize coverage clean
+.PHONY: demo test test-browser test-frozen test-instructions lint docs bench bench-report fuzz sanitize coverage clean
 
 demo: .venv/built
 	.venv/bin/python benchmarks/demo.py
@@ -25,6 +25,10 @@ lint: .venv/with-lint
 	.venv/bin/ruff check && .venv/bin/ruff format --check
 	.venv/bin/mypy && PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 	.venv/bin/stubtest fastload._native --allowlist tests/stubtest_allowlist.txt
+
+# The pages as a site, in build/docs. Material tells of its successor at each run, which is no warning of ours.
+docs: .venv/with-docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # A quick run is for trying: it leaves what is stored alone.
 bench: .venv/with-test

@@ -51,9 +51,10 @@ def test_sdist_holds_all_that_a_checkout_holds(distributions):
     with tarfile.open(only(distributions, "*.tar.gz")) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
 
-    wanted = {"Makefile", "LICENSE-MIT", "LICENSE-APACHE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".ci/run"}
-    suffixes = {".py", ".pyi", ".pyx", ".pxd", ".h", ".css", ".js"}
-    for folder in ("src", "tests", "benchmarks"):
+    wanted = {"Makefile", "LICENSE-MIT", "LICENSE-APACHE", ".ci/run", "mkdocs.yml"}
+    wanted |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
+    suffixes = {".py", ".pyi", ".pyx", ".pxd", ".h", ".css", ".js", ".md", ".svg"}
+    for folder in ("src", "tests", "benchmarks", "docs"):
         paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes or path.name == "py.typed"]
         wanted |= {path.relative_to(ROOT).as_posix() for path in paths}
     assert wanted - members == set()
