@@ -4,6 +4,7 @@ What fails is the limit on the size of a file, which anybody may set for a proce
 full disk does; and a small file system where one may be mounted.
 """
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -21,12 +22,15 @@ SUFFIXES = ["safetensors", "pt", "bpk", "npz", "npy"]
 OLD = {"w": np.arange(10, dtype=np.float32)}
 
 
-@pytest.fixture
-def limited():
-    """A function that sets how long a file of this process may be."""
+@contextlib.contextmanager
+def limited(size):
+    """No file of this process may be longer than *size* within the block: not that of its output behind it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(params=["arrays", "mmap", "read"])
@@ -54,12 +58,11 @@ def target(tmp_path, suffix):
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_disk_that_fills_up_midway_leaves_the_old_file_whole(tmp_path, limited, content, suffix, sync):
+def test_a_disk_that_fills_up_midway_leaves_the_old_file_whole(tmp_path, content, suffix, sync):
     path, tensors = target(tmp_path, suffix), content(suffix)
     old = path.read_bytes()
 
-    limited(3 * MIB)
-    with pytest.raises(SaveError, match="untouched") as caught:
+    with limited(3 * MIB), pytest.raises(SaveError, match="untouched") as caught:
         fastload.save(tensors, path, overwrite=True, sync=sync)
 
     assert (caught.value.errno, caught.value.path) == (errno.EFBIG, str(path))
@@ -68,21 +71,20 @@ def test_a_disk_that_fills_up_midway_leaves_the_old_file_whole(tmp_path, limited
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_it_may_fill_up_anywhere(tmp_path, limited, suffix):
+def test_it_may_fill_up_anywhere(tmp_path, suffix):
     path = target(tmp_path, suffix)
     old = path.read_bytes()
     tensors = {"w": np.full(3000, 7, np.uint8)}
     fastload.save(tensors, tmp_path / f"whole.{suffix}")
 
     for size in range(0, (tmp_path / f"whole.{suffix}").stat().st_size, 61):
-        limited(size)
-        with pytest.raises(SaveError, match="untouched") as caught:
+        with limited(size), pytest.raises(SaveError, match="untouched") as caught:
             fastload.save(tensors, path, overwrite=True, sync=False)
         assert caught.value.written <= size
         assert path.read_bytes() == old and list(path.parent.iterdir()) == [path]
 
 
-def test_shards_that_do_not_fit_leave_the_old_ones(tmp_path, limited, content):
+def test_shards_that_do_not_fit_leave_the_old_ones(tmp_path, content):
     tensors = content("safetensors")
     if isinstance(tensors, dict):
         fastload.save(tensors, tmp_path / "m.safetensors")
@@ -90,8 +92,7 @@ def test_shards_that_do_not_fit_leave_the_old_ones(tmp_path, limited, content):
     fastload.split(tensors, tmp_path / "shards", max_shard_bytes=2 * MIB)
     old = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
 
-    limited(3 * MIB)
-    with pytest.raises(SaveError, match="untouched"):
+    with limited(3 * MIB), pytest.raises(SaveError, match="untouched"):
         fastload.split(tensors, tmp_path / "shards", max_shard_bytes=4 * MIB, overwrite=True)
 
     assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == old

@@ -346,3 +346,8 @@ def test_a_transposed_array_is_not_copied_whole(tmp_path):
         tracemalloc.stop()
 
     assert peak < 32 << 20
+
+
+def test_a_masked_array_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match="masked array"):
+        fastload.save({"w": np.ma.array([1.0, 2.0], mask=[False, True])}, tmp_path / "m.npz")

@@ -137,3 +137,13 @@ def test_a_buffer_has_sums_of_tensors_alone():
     found = sums_of(safetensors_file({"w": ("U8", (2,), b"ab")}))
 
     assert (found.files, found.tensors[0].sum) == ([], HASHES["sha256"](b"ab"))
+
+
+def test_a_size_that_is_no_number_is_a_bad_file(tmp_path):
+    (tmp_path / "s").write_text(
+        '{"schema": "fastload.sums/1", "algorithm": "sha256", "tensors": [],'
+        ' "files": [{"name": "m", "nbytes": 1e999, "sum": ""}]}'
+    )
+
+    with pytest.raises(FormatError, match="no file of checksums"):
+        sums.read(tmp_path / "s")

@@ -320,9 +320,10 @@ class SplitDraft(NamedTuple):
             for name in self.shards:
                 os.replace(os.path.join(staged, name), os.path.join(self.path, name))
             os.replace(os.path.join(staged, INDEX), os.path.join(self.path, INDEX))
-            if sync:
-                sync_folder(self.path, self.path)
-            for name in old - self.shards.keys():
+            left_over = old - self.shards.keys()
+            if sync and left_over:
+                sync_folder(self.path, self.path)  # the index that does without them comes before they go
+            for name in left_over:
                 os.unlink(os.path.join(self.path, name))
         if sync:
             sync_folder(self.path, self.path)

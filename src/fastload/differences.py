@@ -51,6 +51,8 @@ def differences(first: Outgoing, second: Outgoing) -> Differences:
         if is_same_dtype and np.array_equal(one, other):
             continue
         a, b = _numbers(one, first.dtype), _numbers(other, second.dtype)
+        if a.dtype.kind != b.dtype.kind and {a.dtype.kind, b.dtype.kind} & {"f", "c"}:
+            a, b = _wide(a), _wide(b)  # as float64, with which numpy compares, integers of 64 bits would be rounded
         with np.errstate(all="ignore"):
             unequal = (a != b) & ~(np.isnan(a) & np.isnan(b))
             a, b = a[unequal], b[unequal]

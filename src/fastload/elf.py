@@ -19,7 +19,7 @@ from typing import NamedTuple
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
 from fastload.source import Source
 
-__all__ = ["Embedded", "Layout", "check_name", "find", "header", "is_elf", "lay_out", "list_names"]
+__all__ = ["Embedded", "Layout", "check_name", "find", "find_all", "header", "is_elf", "lay_out", "list_names"]
 
 MARK = b"\x7fELF"
 PREFIX = ".fastload."
@@ -152,7 +152,23 @@ def find(source: Source, name: str) -> Embedded:
     FormatError
         Its section is damaged, or not one that fastload has written.
     """
-    section = next(section for section in _read(source).sections if section.name == PREFIX + name and _is_ours(section))
+    return next(_embedded(source, one) for one in _read(source).sections if one.name == PREFIX + name and _is_ours(one))
+
+
+def find_all(source: Source) -> list[Embedded]:
+    """The models in an executable, in the order of its sections.
+
+    Raises
+    ------
+    FormatError
+        A section is damaged, or not one that fastload has written.
+    """
+    return [_embedded(source, section) for section in _read(source).sections if _is_ours(section)]
+
+
+def _embedded(source: Source, section: _Section) -> Embedded:
+    """The model that a section holds, once it is seen that its header is sound."""
+    name = section.name.removeprefix(PREFIX)
     if section.size < HEADER_BYTES:
         raise _damaged(name, "is shorter than its header", section.offset)
     data = source.fetch(section.offset, HEADER_BYTES)

@@ -84,7 +84,7 @@ def list_embedded(executable: str | os.PathLike[str]) -> list[EmbeddedModel]:
     path = os.fspath(executable)
     source = executables.open_program(path)
     try:
-        found = [elf.find(source, name) for name in elf.list_names(source)]
+        found = elf.find_all(source)
     except FastloadError as error:
         raise located(error, path) from None
     return [EmbeddedModel(embedded.name, embedded.part.size, embedded.sha256.hex()) for embedded in found]

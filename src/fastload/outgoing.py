@@ -151,6 +151,8 @@ def _name_of(dtype: np.dtype[Any]) -> str | None:
 
 
 def _array_of(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise _unsupported(name, "is a masked array, and no format has masks: save its .filled() or .data")
     if isinstance(value, np.ndarray):
         return value
     torch = sys.modules.get("torch")  # whoever has one of its tensors has imported it

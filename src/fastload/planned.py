@@ -234,7 +234,7 @@ class PlannedTensors:
         entry = self._base.entry(making)
         if entry.storage is None or not entry.nbytes:
             return None
-        return entry.storage, entry.offset, entry.shape, entry.strides
+        return entry.storage, entry.storage_offset, entry.shape, entry.strides
 
     def metadata(self) -> dict[str, Any]:
         """What the format keeps about the tensors as a whole."""

@@ -18,7 +18,18 @@ from fastload.errors import FormatError, LimitError, UnsupportedError
 from fastload.outgoing import of_tensor
 from fastload.source import Source
 
-__all__ = ["ALGORITHMS", "SCHEMA", "Difference", "FileSum", "Sums", "TensorSum", "compare", "read", "sum_up"]
+__all__ = [
+    "ALGORITHMS",
+    "SCHEMA",
+    "Difference",
+    "FileSum",
+    "Sums",
+    "TensorSum",
+    "compare",
+    "files_of",
+    "read",
+    "sum_up",
+]
 
 SCHEMA = "fastload.sums/1"
 READ_BYTES = 8 << 20  # of a file at a time
@@ -127,7 +138,7 @@ def sum_up(
         The package that has the algorithm is not installed.
     """
     make = _maker(algorithm)
-    entries, paths = checkpoint.entries(), _paths(checkpoint)
+    entries, paths = checkpoint.entries(), files_of(checkpoint)
     sizes = [*map(os.path.getsize, paths.values()), *(entry.nbytes for entry in entries)]
     total, done = sum(sizes), 0
     found: list[Any] = []
@@ -196,7 +207,7 @@ def read(path: str) -> Sums:
                 for row in text["tensors"]
             ],
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise FormatError(f"is no file of checksums ({type(error).__name__}: {error})", path=path) from None
     if sums.algorithm not in ALGORITHMS:
         raise FormatError(f"has sums by {sums.algorithm!r}; known are {', '.join(ALGORITHMS)}", path=path)
@@ -218,7 +229,7 @@ def _maker(algorithm: str) -> Callable[[], Hash]:
         ) from None
 
 
-def _paths(checkpoint: Checkpoint) -> dict[str, str]:
+def files_of(checkpoint: Checkpoint) -> dict[str, str]:
     """The files that the tensors lie in, by their names within the folder of the checkpoint."""
     tensors = tensors_of(checkpoint)
     sources = {tensors.source_of(row) for row in range(len(tensors))}

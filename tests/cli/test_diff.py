@@ -116,3 +116,11 @@ def test_a_bad_file_is_no_difference(tmp_path, capsys):
 
     assert main(["diff", a, f"{tmp_path}/bad"]) == 3
     assert capsys.readouterr().err.startswith(f"fastload: {tmp_path}/bad: ")
+
+
+def test_integers_are_compared_with_floats_as_they_are(tmp_path, capsys):
+    fastload.save({"w": np.array([2**53 + 1, 5])}, tmp_path / "a.npz")
+    fastload.save({"w": np.array([2.0**53, 5.0])}, tmp_path / "b.npz")
+
+    assert main(["diff", str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]) == 1
+    assert "equal values" not in capsys.readouterr().out

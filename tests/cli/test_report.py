@@ -101,7 +101,7 @@ def test_the_checkpoint_itself_is_never_replaced(model, tmp_path, capsys):
     (tmp_path / "link").symlink_to(model)
 
     assert main(["report", model, "-o", f"{tmp_path}/link", "--overwrite"]) == 3
-    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert "is of the checkpoint itself" in capsys.readouterr().err
     assert fastload.open(model)["m.w"].tolist() == W.tolist()
 
 

@@ -142,3 +142,12 @@ def test_flags_that_do_not_go_together_are_wrong_usage(flags, path, capsys):
 def test_sums_that_are_none_are_a_bad_file_that_is_named(path, capsys):
     assert main(["verify", str(path), "--sums", str(path)]) == 3
     assert capsys.readouterr().err.startswith(f"fastload: {path}: is no file of checksums")
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_sums_never_take_the_place_of_what_they_are_of(flags, tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(smallest_file("safetensors"))
+
+    assert main(["verify", str(path), "--write-sums", str(path), *flags]) == 3
+    assert path.read_bytes() == smallest_file("safetensors")

@@ -181,6 +181,7 @@ CALLS = {
     "numpy on cuda": lambda open_file, path: open_file(path, "np", device="cuda"),
     "numpy on 0": lambda open_file, path: open_file(path, "np", device=0),
     "an unknown device": lambda open_file, path: open_file(path, "pt", device="foo"),
+    "a device below zero": lambda open_file, path: open_file(path, "pt", device=-1),
     "the meta device": lambda open_file, path: open_file(path, "pt", device="meta"),
     "pickling": lambda open_file, path: pickle.dumps(open_file(path, "np")),
     "pickling a slice": lambda open_file, path: pickle.dumps(open_file(path, "np").get_slice("w")),

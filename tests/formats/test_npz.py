@@ -504,3 +504,14 @@ def crc_of_zeros(archive, count):
     for _ in range(count >> 24):
         crc = zlib.crc32(zeros, crc)
     return crc
+
+
+def test_a_flipped_bit_of_a_compressed_member_is_found(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez_compressed(path, a=np.random.default_rng(0).integers(0, 4, 20_000, np.uint8))
+    data = path.read_bytes()
+
+    for place in range(200, len(data) - 200, 97):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(fastload.FormatError):
+            fastload.open(path)["a"]

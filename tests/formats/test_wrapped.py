@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 
 import fastload
 from builders import SMALLEST, safetensors_raw, smallest_file, tensor, torch_file
@@ -470,3 +471,15 @@ def test_changed_bytes_are_read_or_refused(whole):
         for _ in range(random.integers(1, 4)):
             file[random.integers(size)] = random.integers(256)
         read_all(bytes(file))
+
+
+def test_a_cast_tells_parts_of_an_inflated_storage_apart(tmp_path):
+    whole = torch.arange(8, dtype=torch.float32)
+    torch.save({"a": whole[:4], "b": whole[4:], "c": whole[:4]}, tmp_path / "m.pt")
+    (tmp_path / "m.pt.gz").write_bytes(gzip.compress((tmp_path / "m.pt").read_bytes()))
+
+    with pytest.raises(fastload.SaveError) as caught:
+        fastload.convert(tmp_path / "m.pt.gz", tmp_path / "n.safetensors", cast="float16")
+
+    (lost,) = caught.value.lost
+    assert "'a', 'c'" in lost

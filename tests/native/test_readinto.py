@@ -286,3 +286,18 @@ def test_memory_is_held_for_as_long_as_the_transfer_is():
         memory.append(1)
     del transfer
     memory.append(1)
+
+
+def test_no_block_has_jobs_of_two_origins(data):
+    short = np.full(64, 7, np.uint8)
+    target = np.zeros(16 + 64 + 200, np.uint8)
+    transfer = Transfer()
+    place = transfer.add_target(target)
+    first, second = transfer.add_memory(data, SPAN, 0), transfer.add_memory(short, SPAN, 0)
+    transfer.add(first, 0, 16, place, 0)
+    transfer.add(second, 0, 64, place, 16)
+    transfer.add(first, 100, 200, place, 80)
+
+    transfer.work()
+
+    assert np.array_equal(target, np.concatenate([data[:16], short, data[100:300]]))

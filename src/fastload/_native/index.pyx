@@ -98,6 +98,12 @@ cdef class Records:
             raise IndexError(number)
         return self.extents[number].size if self.members == NULL else self.members[number].stored
 
+    def crc(self, size_t number):
+        """CRC-32 of a record once inflated, as the directory has it; 0 where none was noted."""
+        if number >= self.names.count:
+            raise IndexError(number)
+        return 0 if self.members == NULL else self.members[number].crc
+
     def size(self, size_t number):
         """Bytes of a record, once inflated."""
         if number >= self.names.count:
@@ -532,6 +538,12 @@ cdef class TensorEntry:
         """The size of that storage in bytes, of which the tensor may be a small part; 0 for a meta tensor."""
         cdef uint32_t storage = self.index.rows[self.row].storage
         return 0 if storage == NO_STORAGE else self.index.extent(storage).size
+
+    @property
+    def storage_offset(self):
+        """Where the first element lies, in bytes from the start of that storage; None for a meta tensor."""
+        cdef const Row *row = &self.index.rows[self.row]
+        return None if row.storage == NO_STORAGE else row.offset
 
     @property
     def file(self):

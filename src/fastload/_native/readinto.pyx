@@ -334,8 +334,8 @@ cdef class Transfer:
         cdef Block *block
         while left:
             block = &self.cuts[self.cuts_count - 1] if self.is_open else NULL
-            if block == NULL or position < block.end or position - block.end > MAX_GAP_BYTES or (
-                position - block.begin >= origin.span
+            if block == NULL or self.jobs[block.first].origin != job.origin or position < block.end or (
+                position - block.end > MAX_GAP_BYTES or position - block.begin >= origin.span
             ):
                 reserve(<void **>&self.cuts, &self.cuts_capacity, self.cuts_count + 1, sizeof(Block))
                 block = &self.cuts[self.cuts_count]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from typing import Any
 
 from fastload import opening
 from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags
+from fastload.errors import SaveError
 
 __all__ = [
     "ANY_CHECKPOINT",
@@ -18,6 +21,7 @@ __all__ = [
     "add_sort",
     "add_source",
     "add_threads",
+    "check_target",
     "count",
     "open_source",
 ]
@@ -73,6 +77,20 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Declare the flag for how many threads work."""
     parser.add_argument("--threads", metavar="N", type=count, help="how many may work; else as many as suit")
+
+
+def check_target(path: str, overwrite: bool, opened: Checkpoint, given: str) -> None:
+    """Raise where a file cannot be, or would take the place of one that is looked at; before the minutes of looking."""
+    os.stat(os.path.dirname(path) or ".")
+    if not os.path.exists(path):
+        return
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
+    from fastload.sums import files_of
+
+    for source in (given, *files_of(opened).values()):
+        if os.path.exists(source) and os.path.samefile(path, source):
+            raise SaveError("is of the checkpoint itself: give another name", path=path)
 
 
 def count(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 from typing import Any
 
@@ -15,7 +14,7 @@ from fastload.cli.document import document, jsonable
 from fastload.cli.progress import progress
 from fastload.cli.table import counted, human_size
 from fastload.comparing import findings
-from fastload.errors import LimitError, SaveError, UnsupportedError, printable
+from fastload.errors import LimitError, UnsupportedError, printable
 from fastload.histograms import BINS, SAMPLE_BYTES, Histogram, largest
 
 DEFAULT_HISTOGRAMS = 512
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write a report."""
     plan = plan_flags.plan_of(arguments)
     with flags.open_source(arguments) as opened:
-        _check_output(arguments)  # before the minutes that comparing may take
+        flags.check_target(arguments.output, arguments.overwrite, opened, arguments.path)
         comparison = _comparison(arguments, opened, plan) if arguments.other is not None else None
         side = _side(arguments.path, opened, has_plan=bool(plan))
         with progress("sampling", counts="tensors") as tell:
@@ -90,6 +89,7 @@ def _comparison(arguments: argparse.Namespace, opened: Checkpoint, plan: dict[st
     values = not arguments.no_values
     plan = plan if arguments.both else {}
     with opening.open(arguments.other, **plan) as other, progress("comparing") as tell:
+        flags.check_target(arguments.output, arguments.overwrite, other, arguments.other)
         found = list(findings(opened, other, tell, values=values))
         return html.Comparison(_side(arguments.other, other, has_plan=bool(plan)), found, values)
 
@@ -116,19 +116,6 @@ def _title(arguments: argparse.Namespace) -> str:
         return str(arguments.title)
     names = [os.path.basename(os.path.abspath(path)) for path in (arguments.path, arguments.other) if path is not None]
     return " → ".join(names)
-
-
-def _check_output(arguments: argparse.Namespace) -> None:
-    """Raise where a page cannot be, or would take the place of what it is about."""
-    path = arguments.output
-    os.stat(os.path.dirname(path) or ".")
-    if not os.path.exists(path):
-        return
-    if not arguments.overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
-    for source in (arguments.path, arguments.other):
-        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
-            raise SaveError("is the checkpoint itself: give the page another name", path=path)
 
 
 def _count(text: str) -> int:

@@ -102,6 +102,8 @@ def _sum_up(opened: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]
     from fastload import sums
 
     known = sums.read(arguments.sums) if arguments.sums is not None else None
+    if known is None:
+        flags.check_target(arguments.write_sums, arguments.overwrite, opened, arguments.path)
     algorithm = known.algorithm if known is not None else arguments.algorithm or ALGORITHMS[0]
     with progress("summing up") as report:
         found = sums.sum_up(opened, algorithm, arguments.threads, report)

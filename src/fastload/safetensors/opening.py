@@ -337,7 +337,9 @@ def _checked_device(device: Any, framework: str) -> Any:
             f"Device {device} is not supported for framework numpy" if known else f"device {device} is invalid"
         )
     if isinstance(device, int):
-        return device
+        if device < 0:
+            raise SafetensorError(f"device {device} is invalid")
+        return int(device)  # also of a bool, as in the package: Tensor.to would take it for a dtype
     import torch
 
     try:

@@ -6,7 +6,7 @@
     P/version, P/.format_version, P/.storage_alignment, P/.data/serialization_id
 
 P is the folder of the first record, and is never derived from the file's name. Sizes come from the central directory
-alone: the local headers hold zeros. CRCs may be 0 and are not checked.
+alone: the local headers hold zeros. CRCs may be 0; they are checked of compressed records alone.
 
 Format: caffe2/serialize/inline_container.h and torch/serialization.py of torch 2.13.
 """
