@@ -9,13 +9,6 @@ import inputs
 
 COUNT = 1_000 if inputs.QUICK else 200_000
 ROUNDS = 5
-RULES = [
-    (r"^model\.", ""),
-    (r"\.attn\.", ".attention."),
-    (r"layers\.(\d+)", r"blocks.\1"),
-    (r"weight$", "w"),
-    (r"bias$", "b"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +19,7 @@ def checkpoint(files):
 @pytest.mark.benchmark(group=f"a plan on {COUNT:,} names")
 def test_fastload(benchmark, results, checkpoint):
     def plan():
-        return checkpoint.select(exclude="*.running_mean").remap(RULES).contiguous_indices()
+        return checkpoint.select(exclude="*.running_mean").remap(inputs.RULES).contiguous_indices()
 
     planned = benchmark.pedantic(plan, rounds=ROUNDS)
 
@@ -37,7 +30,7 @@ def test_fastload(benchmark, results, checkpoint):
 @pytest.mark.benchmark(group=f"a plan on {COUNT:,} names")
 def test_re_sub(benchmark, results, checkpoint):
     names = list(checkpoint)
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in RULES]
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in inputs.RULES]
 
     def substitute():
         made = names

@@ -40,13 +40,6 @@ MAX_SECONDS_BESIDE_SCALARS = 15e-3
 VIEWS_A_RUN = 20_000
 INDEX = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 UNWANTED = "*.mlp.down.weight"
-RULES = [
-    (r"^model\.", ""),
-    (r"\.attn\.", ".attention."),
-    (r"layers\.(\d+)", r"blocks.\1"),
-    (r"weight$", "w"),
-    (r"bias$", "b"),
-]
 
 
 class Verdict(NamedTuple):
@@ -159,10 +152,10 @@ def plan_faster(with_loops: bool, target: float) -> Claim:
         checkpoint = fastload.open(files.many(LAST_SAFETENSORS, "safetensors"))
         names = list(checkpoint)
         unwanted = re.compile(fnmatch.translate(UNWANTED))
-        rules = [(re.compile(pattern), replacement) for pattern, replacement in RULES]
+        rules = [(re.compile(pattern), replacement) for pattern, replacement in inputs.RULES]
 
         def planned() -> fastload.Checkpoint:
-            return checkpoint.select(exclude=UNWANTED).remap(RULES).contiguous_indices()
+            return checkpoint.select(exclude=UNWANTED).remap(inputs.RULES).contiguous_indices()
 
         def substituted(made: list[str]) -> list[str]:
             for pattern, replacement in rules:

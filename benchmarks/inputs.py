@@ -37,6 +37,15 @@ ONLY_FOR_TORCH = Path(__file__).parent / "only_for_torch"  # the class of the wh
 
 Listing = list[tuple[str, tuple[int, ...], str]]
 
+# Of a plan: what the names of a model are changed by.
+RULES = [
+    (r"^model\.", ""),
+    (r"\.attn\.", ".attention."),
+    (r"layers\.(\d+)", r"blocks.\1"),
+    (r"weight$", "w"),
+    (r"bias$", "b"),
+]
+
 
 def write_pickle_of_torch(path: Path, tensors: Tensors) -> None:
     """A dict of tensors as `pickle` has it, without torch.save: each storage a stream of its own within the pickle."""
