@@ -6,7 +6,6 @@ two: there all take turns, and memcpy of as many bytes in all (read and written)
 """
 
 import functools
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -17,6 +16,7 @@ import torch
 import inputs
 from fastload import _native
 from fastload.casting import cast
+from pairs import Side, in_turn, timed
 
 ELEMENTS = (1 if inputs.QUICK else 64) << 20
 ROUNDS = 3 if inputs.QUICK else 9
@@ -100,7 +100,7 @@ def test_cast(benchmark, results, values, source, target, peer):
 @pytest.fixture(scope="module")
 def times(values):
     """The seconds of each round by peer, in turns; measured when the first of them is asked for."""
-    return functools.lru_cache(maxsize=1)(lambda *case: in_turns(values, *case))
+    return functools.lru_cache(maxsize=1)(lambda *case: times_of(values, *case))
 
 
 @pytest.mark.parametrize("peer", INTO)
@@ -112,7 +112,7 @@ def test_cast_into(replay, times, source, target, threads, peer):
     replay(group, peer, INTO[peer], times(source, target, threads)[peer])
 
 
-def in_turns(values, source, target, threads):
+def times_of(values, source, target, threads):
     array = values.astype(numpy_dtype(source))
     expected = array.astype(numpy_dtype(target))
     result = np.zeros_like(expected)
@@ -136,13 +136,8 @@ def in_turns(values, source, target, threads):
         torch.set_num_threads(threads)
         runs["fastload"]()
         assert is_same(result, expected)
-        seconds = {peer: [] for peer in runs}
-        for _ in range(ROUNDS):
-            for peer, run in runs.items():
-                start = time.perf_counter()
-                run()
-                seconds[peer].append(time.perf_counter() - start)
-    return seconds
+        sides = [Side(peer, INTO[peer], run) for peer, run in runs.items()]
+        return dict(zip(runs, in_turn([functools.partial(timed, side) for side in sides], ROUNDS), strict=True))
 
 
 def is_same(result, expected):

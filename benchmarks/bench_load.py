@@ -12,12 +12,11 @@ comes first: hence the turns, and hence memory of the size of the result is touc
 from __future__ import annotations
 
 import ctypes
-import gc
 import mmap
 import os
 import statistics
 import threading
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ import pytest
 import fastload
 import inputs
 from fastload._native import count_cached
+from pairs import Side, in_turn, timed
 
 HUGE_PAGE = 1 << 21
 BLOCK = 1 << 22
@@ -126,20 +126,15 @@ def evict(path):
         assert count_cached(file.fileno(), pages[:: max(len(pages) // 4096, 1)]) == 0, "still in the page cache"
 
 
-def in_turn(ways, prepare):
-    """Seconds of each way, by name, in rounds; what a way returns is let go outside of its time."""
-    seconds = {name: [] for name in ways}
-    for number in range(ROUNDS):
-        names = list(ways)
-        for name in names if number % 2 == 0 else reversed(names):
-            run, path = ways[name]
-            gc.collect()
-            prepare(path)
-            start = time.perf_counter()
-            kept = run(path)
-            seconds[name].append(time.perf_counter() - start)
-            del kept
-    return seconds
+def times_of(ways, prepare):
+    """Seconds of each way, by name, in rounds."""
+
+    def measure(name):
+        run, path = ways[name]
+        prepare(path)
+        return timed(Side(name, WORK[name], partial(run, path)))
+
+    return dict(zip(ways, in_turn([partial(measure, name) for name in ways], ROUNDS), strict=True))
 
 
 @pytest.fixture
@@ -147,7 +142,7 @@ def compare(replay, results, benchmark):
     """Runs all in turn; hands the times of fastload to pytest-benchmark, and those of all to the closing table."""
 
     def run(group, ways, prepare):
-        seconds = in_turn(ways, prepare)
+        seconds = times_of(ways, prepare)
         replay(group, "fastload", WORK["fastload"], seconds["fastload"])
         for name, times in seconds.items():
             results.times[group][name] = (statistics.median(times), WORK[name])

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import pkgutil
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from html import escape
@@ -230,11 +231,9 @@ def _front_coded(names: Iterable[str]) -> tuple[list[int], list[str]]:
     counts, rests = [], []
     before = ""
     for name in names:
-        length = next((place for place, (one, other) in enumerate(zip(before, name)) if one != other), -1)  # noqa: B905
-        length = min(len(before), len(name)) if length < 0 else length
-        same = name[:length]
-        counts.append(length if same.isascii() else len(same.encode("utf-16-le", "surrogatepass")) // 2)
-        rests.append(name[length:])
+        same = os.path.commonprefix((before, name))  # noqa: RUF071 - letter by letter is what is meant
+        counts.append(len(same.encode("utf-16-le", "surrogatepass")) // 2)
+        rests.append(name[len(same) :])
         before = name
     return counts, rests
 

@@ -12,10 +12,8 @@ from libc.string cimport memchr, memcmp
 
 from fastload._native.index cimport Index
 from fastload._native.names cimport Span
+from fastload._native.utf8 cimport utf8_of
 from fastload._native.vector cimport reserve
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
 cdef struct Piece:
     const char *start
@@ -137,15 +135,12 @@ cdef class Globs:
         cdef char *mark = PyByteArray_AS_STRING(marks)
         cdef size_t place = 0, count = len(marks)
         cdef Py_ssize_t length = 0
-        cdef const char *text
+        cdef const char *text = NULL
+        cdef object _held                    # for as long as its text is looked at
         for name in names:
             if place >= count:
                 raise IndexError(place)
-            try:
-                text = PyUnicode_AsUTF8AndSize(name, &length)
-            except UnicodeEncodeError:       # a lone surrogate, which pickles may hold
-                encoded = (<str>name).encode("utf-8", "surrogatepass")
-                text, length = encoded, len(encoded)
+            _held = utf8_of(name, &text, &length)
             mark[place] = self.is_any(text, length)
             place += 1
         return marks

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from fastload._native.tables cimport DtypeTable
 from fastload._native.names cimport Span, add_name, find_name, free_names
-from fastload._native.utf8 cimport is_ascii
+from fastload._native.utf8 cimport is_ascii, utf8_of
 from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, LimitError
@@ -259,14 +259,11 @@ cdef class Index:
     def find(self, name):
         """Row of the tensor *name*, or -1."""
         cdef Py_ssize_t length = 0
-        cdef const char *text
+        cdef const char *text = NULL
+        cdef object _held           # for as long as its text is looked at
         if not isinstance(name, str):
             return -1
-        try:
-            text = PyUnicode_AsUTF8AndSize(name, &length)
-        except UnicodeEncodeError:  # a lone surrogate, which pickles may hold
-            encoded = (<str>name).encode("utf-8", "surrogatepass")
-            return find_name(&self.names, <const char *>encoded, len(encoded))
+        _held = utf8_of(name, &text, &length)
         return find_name(&self.names, text, length)
 
     def list_names(self):
@@ -353,7 +350,6 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object made)
     str PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
     void *PyUnicode_1BYTE_DATA(object text)
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
 
 cdef inline str text_of(Index index, size_t row):

@@ -12,10 +12,8 @@ from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.names cimport Names, add_name, find_name, free_names
+from fastload._native.utf8 cimport utf8_of
 from fastload._native.vector cimport reserve
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
 
 cdef enum:
     RANK_BYTES = 24              # room for a rank in digits
@@ -205,21 +203,13 @@ cdef class Numbering:
         return written + (length - done)
 
 
-cdef bytes encoded(str name):
-    """A name that holds lone surrogates, as pickles may, in UTF-8."""
-    return name.encode("utf-8", "surrogatepass")
-
-
 cdef int learn_all(Numbering numbering, list names) except -1:
     cdef Py_ssize_t length = 0
-    cdef const char *text
+    cdef const char *text = NULL
+    cdef object _held                            # for as long as its text is looked at
     cdef size_t first = 0, end = 0
     for name in names:
-        try:
-            text = PyUnicode_AsUTF8AndSize(name, &length)
-        except UnicodeEncodeError:
-            held = encoded(name)
-            text, length = held, len(held)
+        _held = utf8_of(name, &text, &length)
         numbering.cut(text, <size_t>length)
         if numbering.count:
             numbering.bounds(name, &first, &end)
@@ -231,14 +221,11 @@ cdef list renumbered(Numbering numbering, list names):
     """The names with their new numbers."""
     cdef list made = []
     cdef Py_ssize_t length = 0
-    cdef const char *text
+    cdef const char *text = NULL
+    cdef object _held                            # for as long as its text is looked at
     cdef size_t first = 0, end = 0, written
     for name in names:
-        try:
-            text = PyUnicode_AsUTF8AndSize(name, &length)
-        except UnicodeEncodeError:
-            held = encoded(name)
-            text, length = held, len(held)
+        _held = utf8_of(name, &text, &length)
         numbering.cut(text, <size_t>length)
         written = 0
         if numbering.count:

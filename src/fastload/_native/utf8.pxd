@@ -3,6 +3,9 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
+
 cdef bint is_utf8(const char *text, size_t length, bint surrogates) noexcept nogil
 cdef size_t put_utf8(char *target, uint32_t point) noexcept nogil
 
@@ -28,3 +31,15 @@ cdef inline bint is_ascii(const char *text, size_t length) noexcept nogil:
     elif length:
         seen = bytes[0] | bytes[length >> 1] | bytes[length - 1]
     return seen & 0x8080808080808080u == 0
+
+
+cdef inline object utf8_of(str text, const char **start, Py_ssize_t *length):
+    """Where the UTF-8 of a text lies, and what holds it: the text itself, but for lone surrogates, as pickles have."""
+    try:
+        start[0] = PyUnicode_AsUTF8AndSize(text, length)
+        return text
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", "surrogatepass")
+        start[0] = encoded
+        length[0] = len(encoded)
+        return encoded

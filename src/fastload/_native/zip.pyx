@@ -177,6 +177,17 @@ cdef int read_end(const Cursor *tail, size_t at, End *end) except -1 nogil:
     return 0
 
 
+cdef bint find_mark_before(const Cursor *cursor, size_t *at) noexcept nogil:
+    """Move *at* to the last place below it where the mark of an end record stands; False where there is none."""
+    cdef const uint8_t *b
+    while at[0]:
+        at[0] -= 1
+        b = cursor.start + at[0]
+        if b[0] == c"P" and b[1] == c"K" and b[2] == 5 and b[3] == 6:
+            return True
+    return False
+
+
 def find_directory(tail, uint64_t origin):
     """Where the central directory of an archive lies.
 
@@ -202,17 +213,12 @@ def find_directory(tail, uint64_t origin):
     cdef End end
     cdef size_t at
     cdef uint64_t directory_end = 0
-    cdef const uint8_t *b
     PyObject_GetBuffer(tail, &held, PyBUF_SIMPLE)
     try:
         point_at(&cursor, <const uint8_t *>held.buf, held.len, origin)
         trouble = None
         at = held.len - END_BYTES + 1 if held.len >= END_BYTES else 0
-        while at:
-            at -= 1
-            b = cursor.start + at
-            if not (b[0] == c"P" and b[1] == c"K" and b[2] == 5 and b[3] == 6):
-                continue
+        while find_mark_before(&cursor, &at):
             # The bytes of an end record may stand in a comment or in data too: the one that counts is the one whose
             # directory ends where it begins.
             try:
@@ -242,16 +248,11 @@ def find_prefix(tail, uint64_t origin):
     cdef End end
     cdef size_t at
     cdef uint64_t whole = 0
-    cdef const uint8_t *b
     PyObject_GetBuffer(tail, &held, PyBUF_SIMPLE)
     try:
         point_at(&cursor, <const uint8_t *>held.buf, held.len, origin)
         at = held.len - END_BYTES + 1 if held.len >= END_BYTES else 0
-        while at:
-            at -= 1
-            b = cursor.start + at
-            if not (b[0] == c"P" and b[1] == c"K" and b[2] == 5 and b[3] == 6):
-                continue
+        while find_mark_before(&cursor, &at):
             try:
                 read_end(&cursor, at, &end)
             except (FormatError, UnsupportedError):

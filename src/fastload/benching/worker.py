@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from fastload.benching import kernel, limits
-from fastload.benching.readers import READERS, Job, arrays_in
+from fastload.benching.readers import FASTLOAD, READERS, Job, arrays_in
 from fastload.errors import FastloadError
 
 __all__ = ["REPEATED_BELOW"]
@@ -103,11 +103,14 @@ def _why(error: BaseException) -> str:
 def main() -> None:
     """Answer the request that this process was started with."""
     request = json.load(sys.stdin)
+    # A peer may refuse a file with any exception, and its row says so; of ours any other than these is a bug.
+    is_peer = request["task"] == "read" and request["reader"] != FASTLOAD
+    refusals: tuple[type[Exception], ...] = (Exception,) if is_peer else (FastloadError, OSError, MemoryError)
     try:
         with redirect_stdout(sys.stderr):
             answer = TASKS[request["task"]](request)
-    except Exception as error:
-        answer = {"refused": _why(error)}  # a peer may refuse a file with any exception: its row says so
+    except refusals as error:
+        answer = {"refused": _why(error)}
     json.dump(answer, sys.stdout)
 
 
