@@ -224,7 +224,8 @@ def test_an_executor_takes_references(path):
 
 
 def test_workers_of_dask_take_references(path):
-    distributed = pytest.importorskip("distributed")
+    import distributed  # takes a second, and this test alone needs it
+
     with fastload.open(path) as checkpoint:
         refs = [checkpoint.ref("w"), checkpoint.ref("big"), checkpoint.ref("w")]
     cluster = distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None)

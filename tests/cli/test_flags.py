@@ -79,7 +79,6 @@ def script(capsys):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_a_completion_names_every_verb_and_flag(shell, script):
-    pytest.importorskip("shtab")
     text = script(shell)
 
     assert [word for word in VERBS if word not in text] == []
@@ -103,7 +102,6 @@ def completed(script, *words):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="this system has no bash")
 def test_bash_completes_verbs_flags_choices_and_files(script, tmp_path, monkeypatch):
-    pytest.importorskip("shtab")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pt").touch()
     text = script("bash")
