@@ -14,8 +14,8 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from fastload._native.graph cimport (
-    FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node, Slice,
-    bytes_of, int_of, wide,
+    BARREN, FALSE, GLOBAL, INT, LIST, NEWOBJ, NONE, PERSID, REDUCE, STATE, STR8, TEXT, TRUE, TUPLE, Graph, Node,
+    Slice, bytes_of, int_of, wide,
 )
 from fastload._native.index cimport MAX_DIMENSIONS, Index, Records
 from fastload._native.vector cimport reserve
@@ -90,6 +90,7 @@ cdef class Vocabulary:
         """Write into each global of *graph* what it means: number + 1, or 0."""
         cdef size_t i
         cdef Node *node
+        cdef uint8_t role
         for i in range(graph.globals_count):
             node = &graph.nodes[graph.globals[i]]
             module, name = text_of_node(graph, node.x), text_of_node(graph, node.y)
@@ -97,6 +98,10 @@ cdef class Vocabulary:
             if number is None:
                 number = self.numbers.get((None, name), -1)
             node.tail = number + 1
+            role = self.meanings[node.tail - 1].role if node.tail else INERT
+            if role == INERT or role == MAPPING or role == SEQUENCE:
+                node.flags |= BARREN
+            graph.has_native |= role == NATIVE
         return 0
 
     cdef const Meaning *named(self, str module, str name) except? NULL:

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastload._native.graph cimport BARREN, BYTEARRAY, GLOBAL, Graph, Node
+from fastload._native.graph cimport Graph
 from fastload._native.keys cimport Keys
 from fastload._native.calls cimport Call, Calls
 
@@ -71,9 +71,3 @@ cdef inline int spend(Contents contents, uint64_t amount) except -1 nogil:
     if contents.work > contents.budget:
         return contents.raise_budget()
     return 0
-
-
-cdef inline bint is_worth_entering(Graph graph, uint32_t node) noexcept nogil:
-    """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
-    cdef const Node *found = &graph.nodes[node]
-    return found.kind > BYTEARRAY and found.kind != GLOBAL and not found.flags & BARREN

@@ -15,7 +15,7 @@ from fastload._native.calls cimport (
 )
 from fastload._native.graph cimport (
     DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
-    TUPLE, Graph, Node, Slice, Update, int_of,
+    TUPLE, Graph, Node, Slice, Update, int_of, is_worth_entering,
 )
 from fastload._native.index cimport KIND_COMPONENT
 from fastload._native.keys cimport (

@@ -9,7 +9,7 @@ cdef enum Kind:
     INT                # a signed 64-bit number       -
     LONG               # place of its bytes           length: two's complement, little-endian
     FLOAT              # a double                     -
-    TEXT               # place of its UTF-8           length: lone surrogates may stand in it
+    TEXT               # place of its UTF-8, or SHORT length: lone surrogates may stand in it
     STR8               # place of its bytes           length: a str of Python 2, text or bytes
     BYTES, BYTEARRAY   # place                        length
     GLOBAL             # module, name: TEXT nodes     tail: what the walker takes it for
@@ -23,7 +23,9 @@ cdef enum NodeFlag:
     OWN_BYTES = 1      # the place is in the graph's own arena, not in the stream
     UNHASHABLE = 2     # cannot be the key of a dict or an item of a set
     ON_PATH = 4        # the walker's marks: being visited,
-    BARREN = 8         # visited, and no tensor can be reached from it
+    BARREN = 8         # and no tensor can be reached from it; from what a GLOBAL makes of nothing, that is
+    SHORT = 16         # a TEXT of at most 8 bytes, which are the node's own x and y: its place is nowhere else
+    WORD = 32          # three bits: what the walker takes a TEXT for; 0 where it did not look yet
 
 # 16 bytes, since opening touches all of them: 20,000 tensors make 180,000 nodes.
 cdef struct Node:
@@ -75,6 +77,7 @@ cdef class Graph:
     cdef object owner        # what holds its bytes
     cdef uint32_t root
     cdef readonly uint64_t end   # bytes of the stream, its STOP included
+    cdef bint has_native     # a global of the walker's vocabulary makes objects of native code
     cdef uint64_t origin     # where the buffer begins in the source
     cdef bint is_in_source   # whether it lies there as it is; else it was inflated or decoded
 
@@ -94,6 +97,8 @@ cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
     found.start = graph.data + wide(node)
     if node.flags & OWN_BYTES:
         found.start = <const char *>graph.arena + wide(node)
+    elif node.flags & SHORT:
+        found.start = <const char *>&node.x
     found.length = node.tail | (<size_t>node.high << 32)
     return found
 
@@ -120,3 +125,14 @@ cdef inline bint is_unwieldy(const Node *node) noexcept nogil:
 cdef inline bint is_object(const Node *node) noexcept nogil:
     """Whether it is an instance of something that only its program knows."""
     return node.kind == REDUCE or node.kind == NEWOBJ or node.kind == PERSID
+
+
+cdef inline bint is_worth_entering(Graph graph, uint32_t node) noexcept nogil:
+    """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
+    cdef const Node *found = &graph.nodes[node]
+    if found.kind <= BYTEARRAY or found.kind == GLOBAL or found.flags & BARREN:
+        return False
+    if found.tail or found.kind == PERSID:
+        return True
+    # A container without items; or a call without arguments, as the hooks of modules and parameters are by the dozen.
+    return found.kind > SET and (graph.nodes[found.y].tail != 0 or not graph.nodes[found.x].flags & BARREN)

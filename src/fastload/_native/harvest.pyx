@@ -18,8 +18,8 @@ from fastload._native.arrays cimport ArrayParts, find_array, has_more, holds_obj
 from fastload._native.calls cimport (
     ARRAY, FROM_BUFFER, LOADER, META, OLD_TENSOR, SUBCLASS, TENSOR, Call, Vocabulary,
 )
-from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item, is_worth_entering, spend
-from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice
+from fastload._native.contents cimport KIND_OWN, POSITION_KEY, TENSOR_KEY, WORD_KEY, Item, spend
+from fastload._native.graph cimport BARREN, GLOBAL, ON_PATH, PERSID, TUPLE, Graph, Node, Slice, is_worth_entering
 from fastload._native.index cimport TEXT_KEY, Index, Records, Row, Segment
 from fastload._native.tables cimport DtypeTable
 from fastload._native.keys cimport Keys, Text
@@ -45,6 +45,9 @@ cdef struct Frame:               # a container on the path
     size_t first, next, end      # its items
     size_t rows                  # so many tensors there were when it was entered
     size_t pending               # and so many pending nodes
+    size_t name_length           # of its own name and that of its current item, once something below was named
+    size_t segments_count        # their keys
+    Segment segment              # the last of them
     uint8_t is_module
     uint8_t is_joined            # the names of its items are joined to its own: a module within a module
     uint8_t is_subclass          # a tensor whose data are its attributes
@@ -108,6 +111,7 @@ cdef class Walk:
     cdef size_t pending_count, pending_capacity
     cdef char *name              # of the tensor that is being listed
     cdef size_t name_length, name_capacity
+    cdef size_t composed         # of the containers on the path, the outer ones whose part of it still holds
     cdef Segment *segments       # its keys
     cdef size_t segments_count, segments_capacity
     cdef Keys keys
@@ -154,16 +158,22 @@ cdef class Walk:
         """Put the dotted name of the current item, and its keys, together."""
         cdef size_t i, length = 0
         cdef Item *item
+        cdef Frame *frame
         cdef Segment *segment
         cdef Text text
         if self.depth > MAX_NESTING:
             return self.raise_limit("a tensor lies below more than 4096 containers")
         reserve(<void **>&self.segments, &self.segments_capacity, self.depth + self.at_count + 1, sizeof(Segment))
         self.segments_count = 0
-        if self.at_count:
+        if self.composed:
+            frame = &self.frames[self.composed - 1]
+            length, self.segments_count = frame.name_length, frame.segments_count
+            self.segments[self.segments_count - 1] = frame.segment
+        elif self.at_count:
             length = self.begin_with_head()
-        for i in range(self.depth):
-            item = &self.contents.items[self.frames[i].next - 1]
+        for i in range(self.composed, self.depth):
+            frame = &self.frames[i]
+            item = &self.contents.items[frame.next - 1]
             if item.sort == POSITION_KEY:
                 self.keys.read_position(item.key, &text)
             elif item.sort == WORD_KEY:
@@ -181,7 +191,7 @@ cdef class Walk:
                 length += 1
             memcpy(self.name + length, text.start, text.length)
             length += text.length
-            if self.frames[i].is_joined:         # a module has one key, the dotted name in its state dict
+            if frame.is_joined:                  # a module has one key, the dotted name in its state dict
                 segment = &self.segments[self.segments_count - 1]
                 segment.length += <uint32_t>text.length + 1
                 segment.kind = TEXT_KEY
@@ -190,6 +200,9 @@ cdef class Walk:
                 segment.length = <uint32_t>text.length
                 segment.kind = text.kind
                 self.segments_count += 1
+            frame.name_length, frame.segments_count, frame.segment = length, self.segments_count, segment[0]
+        if self.depth:
+            self.composed = self.depth - 1       # the innermost one is about to come to its next item
         self.name_length = length
         if not is_ascii(self.name, length) and not is_utf8(self.name, length, True):
             return self.raise_limit("the name of a tensor is no UTF-8: the file changed while it was read")
@@ -299,6 +312,8 @@ cdef class Walk:
         self.depth -= 1
         frame = &self.frames[self.depth]
         self.contents.count = frame.first
+        if self.composed and self.composed == self.depth:
+            self.composed -= 1
         left = &self.graph.nodes[frame.node]
         left.flags &= 0xFF ^ ON_PATH
         if frame.is_subclass and self.index.names.count == frame.rows:
@@ -342,6 +357,8 @@ cdef class Walk:
         if self.recipe.is_bare_tensor(node):     # as nearly all are, and `base` would find the same
             self.list_tensor(node, False)
             return self.enter(node, True, False) if found.tail else 0
+        if self.recipe.bare_tensor_in(node):
+            return self.list_tensor(node, False)
         if found.kind == PERSID:
             return self.visit_persistent(node)
         if self.recipe.base(node, &call):

@@ -64,7 +64,7 @@ cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil:
         return raise_limit(machine, "a memo index beyond the length of the stream")
     capacity = machine.memo_capacity * 2
     if capacity <= index:
-        capacity = max(index + 1, stream // 16)   # a guess that suits torch's own pickles
+        capacity = max(index + 1, stream // 10)   # a guess that suits torch's own pickles
     grown = <uint32_t *>zeroed(capacity, sizeof(uint32_t))
     if machine.memo_capacity:
         memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))

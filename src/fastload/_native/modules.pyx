@@ -9,13 +9,14 @@ Format: `Module.state_dict` in torch/nn/modules/module.py.
 """
 
 cimport cython
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memset
 
 from fastload._native.calls cimport META, NATIVE, NESTED, OPTIMISED, SPARSE, TENSOR, Call, Calls, Meaning, text_of_node
 from fastload._native.contents cimport KIND_OWN, NODE_KEY, POSITION_KEY, WORD_KEY, Contents, Item, spend
 from fastload._native.graph cimport (
-    BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, TUPLE, Graph, Node, Slice, Update, is_object,
+    BARREN, DICT, GLOBAL, LIST, NEWOBJ, PERSID, REDUCE, SET, STR8, TEXT, TUPLE, WORD, Graph, Node, Slice, Update,
+    is_object, is_worth_entering,
 )
 from fastload._native.index cimport KIND_BUFFER, KIND_PARAMETER
 from fastload._native.keys cimport ORIGINAL_WORD, Keys
@@ -23,12 +24,14 @@ from fastload._native.keys cimport ORIGINAL_WORD, Keys
 cdef enum:
     MOST_ARGUMENTS = 8           # of a call, among which the attributes of a module are looked for
 
-# The attributes that make a state dict, as bits.
+# The attributes that make a state dict, by their places in ModuleParts.
 cdef enum:
-    PARAMETERS = 1
-    BUFFERS = 2
-    MODULES = 4
-    TRANSIENT = 8                # the names of the buffers that are not persistent; absent before torch 1.6
+    PARAMETERS
+    BUFFERS
+    MODULES
+    TRANSIENT                    # the names of the buffers that are not persistent; absent before torch 1.6
+    NO_PART
+    ALL_PARTS = 7                # of every module, as bits
 
 
 @cython.final
@@ -70,7 +73,7 @@ cdef class ModuleContents(Contents):
             state = self.graph.children[self.graph.nodes[state].x]
         if state and self.graph.nodes[state].kind == DICT:
             self.find_parts(state, parts)
-            if parts.found & 7 == 7:
+            if parts.found & ALL_PARTS == ALL_PARTS:
                 return state
         return self.module_argument(node, parts)
 
@@ -95,13 +98,14 @@ cdef class ModuleContents(Contents):
             at = self.graph.children[self.graph.nodes[arguments].x + i]
             if self.graph.nodes[at].kind == DICT and not self.graph.nodes[at].flags & BARREN:
                 self.find_parts(at, parts)
-                if parts.found & 7 == 7:
+                if parts.found & ALL_PARTS == ALL_PARTS:
                     return at
         return 0
 
     cdef int find_parts(self, uint32_t state, ModuleParts *parts) except -1 nogil:
         """Which of the attributes that make a state dict an object has; of one that stands twice the last."""
-        cdef uint32_t at = self.graph.nodes[state].tail, key
+        cdef uint32_t at = self.graph.nodes[state].tail
+        cdef uint8_t part
         cdef size_t i
         cdef Update update
         memset(parts, 0, sizeof(ModuleParts))
@@ -110,33 +114,42 @@ cdef class ModuleContents(Contents):
             update = self.graph.updates[at]
             spend(self, update.count)
             for i in range(0, update.count, 2):
-                key = self.part_of(self.calls.text(self.graph.children[update.first + i]))
-                if not key:
+                part = self.part_of(self.graph.children[update.first + i])
+                if part != NO_PART:
+                    parts.found |= 1 << part
+                    parts.nodes[part] = self.graph.children[update.first + i + 1]
+                elif self.graph.has_native:
                     parts.has_native |= self.is_native(self.graph.children[update.first + i + 1])
-                else:
-                    parts.found |= key
-                    parts.nodes[0 if key == PARAMETERS else 1 if key == BUFFERS else 2 if key == MODULES else 3] = (
-                        self.graph.children[update.first + i + 1]
-                    )
             if at == self.graph.nodes[state].tail:
                 break
         return 0
 
-    cdef uint32_t part_of(self, Slice text) noexcept nogil:
-        """Which part of a state dict the attribute of this name is; 0 for none."""
+    cdef uint8_t part_of(self, uint32_t key) noexcept nogil:
+        """Which part of a state dict the attribute of this name is, which the name's node keeps: modules share it."""
+        cdef Node *node = &self.graph.nodes[key]
+        cdef uint8_t part = NO_PART
+        cdef Slice text
+        if node.flags >= WORD:
+            return node.flags // WORD - 1
+        if node.kind != TEXT and node.kind != STR8:
+            return NO_PART
+        text = self.calls.text(key)
         if text.length == 11 and memcmp(text.start, b"_parameters", 11) == 0:
-            return PARAMETERS
-        if text.length == 8 and memcmp(text.start, b"_buffers", 8) == 0:
-            return BUFFERS
-        if text.length == 8 and memcmp(text.start, b"_modules", 8) == 0:
-            return MODULES
-        if text.length == 27 and memcmp(text.start, b"_non_persistent_buffers_set", 27) == 0:
-            return TRANSIENT
-        return 0
+            part = PARAMETERS
+        elif text.length == 8 and memcmp(text.start, b"_buffers", 8) == 0:
+            part = BUFFERS
+        elif text.length == 8 and memcmp(text.start, b"_modules", 8) == 0:
+            part = MODULES
+        elif text.length == 27 and memcmp(text.start, b"_non_persistent_buffers_set", 27) == 0:
+            part = TRANSIENT
+        node.flags |= (part + 1) * WORD
+        return part
 
     cdef int add_mapping(self, uint32_t node) except -1 nogil:
         """The items of a dict, or of an object that stands for one."""
         cdef Call call
+        if not is_worth_entering(self.graph, node):
+            return 0
         if self.graph.nodes[node].kind == DICT:
             return self.add_set(node)
         if self.calls.open_call(node, &call):
@@ -154,22 +167,22 @@ cdef class ModuleContents(Contents):
     cdef int add_module(self, uint32_t node, uint32_t state, const ModuleParts *parts) except -1 nogil:
         """The state dict of a module, as its `state_dict()` has it: parameters, persistent buffers, modules."""
         cdef size_t start = self.count, i, kept, buffers
-        self.add_mapping(parts.nodes[0])
+        self.add_mapping(parts.nodes[PARAMETERS])
         self.mark_items(start, KIND_PARAMETER, False)
         buffers = self.count
-        self.add_mapping(parts.nodes[1])
+        self.add_mapping(parts.nodes[BUFFERS])
         self.mark_items(buffers, KIND_BUFFER, False)
-        if parts.nodes[3] and self.count > buffers and not self.attributes:
+        if parts.nodes[TRANSIENT] and self.count > buffers and not self.attributes:
             kept = buffers
             for i in range(buffers, self.count):
-                if not self.contains_text(parts.nodes[3], self.items[i].key):
+                if not self.contains_text(parts.nodes[TRANSIENT], self.items[i].key):
                     self.items[kept] = self.items[i]
                     kept += 1
             self.count = kept
         if parts.has_native and not self.attributes:
             self.add_native_attributes(state)
         i = self.count
-        self.add_mapping(parts.nodes[2])
+        self.add_mapping(parts.nodes[MODULES])
         self.mark_items(i, KIND_OWN, True)
         if self.attributes:
             self.add_other_attributes(node, state)
@@ -203,7 +216,7 @@ cdef class ModuleContents(Contents):
         kept = start
         for i in range(start, self.count):
             item = &self.items[i]
-            if item.sort != NODE_KEY or not self.part_of(self.calls.text(item.key)):
+            if item.sort != NODE_KEY or self.part_of(item.key) == NO_PART:
                 self.items[kept] = item[0]
                 kept += 1
         self.count = kept

@@ -11,13 +11,13 @@ from fastload._native.arrays cimport WHOLE, read_array
 from fastload._native.blob cimport load_blob
 from fastload._native.calls cimport (
     ARRAY, DTYPE, DTYPE_ARG, FROM_BUFFER, LOADER, METADATA_ARG, OFFSET_ARG, OLD_TENSOR, QUANTIZER_ARG, SIZE_ARG,
-    STORAGE, STORAGE_ARG, STRIDE_ARG, TENSOR, Call, Calls, Identity, Meaning, raise_global, raise_recipe, text_of_node,
-    unsigned,
+    STORAGE, STORAGE_ARG, STRIDE_ARG, TENSOR, TENSOR_ARG, WRAPPER, Call, Calls, Identity, Meaning, raise_global,
+    raise_recipe, text_of_node, unsigned,
 )
 from fastload._native.geometry cimport EMPTY_ROW, MAX_BYTES, add_geometry, raise_too_large
 from fastload._native.graph cimport (
     DICT, FALSE, GLOBAL, INT, NONE, PERSID, REDUCE, TRUE, TEXT, TUPLE, Graph, Node, Slice, Update, bytes_of, int_of,
-    wide,
+    is_worth_entering, wide,
 )
 from fastload._native.index cimport (
     CONJUGATED, KIND_BUFFER, KIND_META, KIND_PARAMETER, KIND_QUANTISED, KIND_STORAGE, NEGATED, PACKED, Index, Row,
@@ -182,6 +182,37 @@ cdef class Recipe(Calls):
         found = &self.graph.nodes[found.x]
         return found.kind == GLOBAL and found.tail and self.vocabulary.meanings[found.tail - 1].role == TENSOR
 
+    cdef uint32_t bare_tensor_in(self, uint32_t node) noexcept nogil:
+        """The bare tensor that *node* wraps, adding what it is and nothing else that matters; 0 if it does not.
+
+        So are the parameters of modules: its hooks, mostly none, stand beside each.
+        """
+        cdef const Node *found = &self.graph.nodes[node]
+        cdef const Node *arguments
+        cdef const Meaning *meaning
+        cdef uint32_t tensor
+        cdef size_t i
+        if found.kind != REDUCE or found.tail:
+            return 0
+        arguments = &self.graph.nodes[found.y]
+        found = &self.graph.nodes[found.x]
+        if found.kind != GLOBAL or not found.tail:
+            return 0
+        meaning = &self.vocabulary.meanings[found.tail - 1]
+        if meaning.role != WRAPPER or meaning.kind == 0 or arguments.tail > meaning.most:
+            return 0
+        if not 0 <= meaning.at[TENSOR_ARG] < <int64_t>arguments.tail:
+            return 0
+        tensor = self.graph.children[arguments.x + meaning.at[TENSOR_ARG]]
+        if self.graph.nodes[tensor].tail or not self.is_bare_tensor(tensor):
+            return 0
+        for i in range(arguments.tail):
+            if i != <size_t>meaning.at[TENSOR_ARG] and is_worth_entering(
+                self.graph, self.graph.children[arguments.x + i]
+            ):
+                return 0
+        return tensor
+
     cdef int plain_storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil:
         """`storage` of one that is a whole record; False where it is not, or something is wrong with it."""
         cdef Node *persistent = &self.graph.nodes[node]
@@ -222,7 +253,7 @@ cdef class Recipe(Calls):
         return declared[0] <= self.records.extents[row.storage].size
 
     cdef int read_plain(self, uint32_t node, Row *row) except -1 nogil:
-        """`read_tensor` of what nearly all are: a bare call, without more to it, of a whole record, C-contiguous.
+        """`read_tensor` of what nearly all are: a bare tensor, or a parameter that is one, of a whole record, C-contiguous.
 
         False where it is not, or where anything is wrong: `read_tensor` says what. The row begins as an empty one.
         """
@@ -235,8 +266,14 @@ cdef class Recipe(Calls):
         cdef uint64_t shape[MOST_PLAIN]
         cdef uint64_t declared = 0, dense = 1, start, end, size, item
         cdef size_t i
-        if found.tail or not self.is_bare_tensor(node):
+        if found.tail:
             return False
+        if not self.is_bare_tensor(node):
+            item = self.bare_tensor_in(node)
+            if not item:
+                return False
+            row.kind = self.vocabulary.meanings[self.graph.nodes[found.x].tail - 1].kind
+            found = &self.graph.nodes[item]
         meaning = &self.vocabulary.meanings[self.graph.nodes[found.x].tail - 1]
         found = &self.graph.nodes[found.y]
         if meaning.at[DTYPE_ARG] >= 0 or meaning.at[OFFSET_ARG] < 0 or not meaning.least <= found.tail <= meaning.most:

@@ -7,9 +7,10 @@ what one does is told there, and only there an error is raised.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+from libc.string cimport memcpy
 
 from fastload._native.graph cimport (
-    DICT, GLOBAL, INT, LIST, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, TEXT, TUPLE, UNHASHABLE, Graph, Node,
+    DICT, GLOBAL, INT, LIST, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE, Graph, Node,
     count_part, is_object, is_sequence,
 )
 from fastload._native.machine cimport (
@@ -35,6 +36,12 @@ cdef inline void set_node(Node *node, uint8_t kind, uint64_t value, uint32_t tai
     node.flags = flags
 
 
+cdef inline void set_text(Node *node, uint64_t text, uint32_t length) noexcept nogil:
+    """Keep a short text in the node itself."""
+    set_node(node, TEXT, 0, length, SHORT)
+    memcpy(&node.x, &text, sizeof(uint64_t))
+
+
 cdef inline uint32_t number_at(const uint8_t *b) noexcept nogil:
     return b[0] | (<uint32_t>b[1] << 8) | (<uint32_t>b[2] << 16) | (<uint32_t>b[3] << 24)
 
@@ -55,6 +62,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef uint32_t *children = graph.children
     cdef size_t children_count = graph.children_count
     cdef size_t index, length, first, items, i
+    cdef uint64_t word
     cdef uint32_t parts
     cdef uint16_t depth
     cdef uint8_t op, flags
@@ -135,7 +143,12 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             if length > <size_t>(end - next) - index or not is_ascii(<const char *>next + index, length):
                 break
             next += index
-            set_node(&nodes[count], TEXT, <uint64_t>(next - start), <uint32_t>length, 0)
+            if length <= sizeof(uint64_t):       # it need not be fetched from the stream again
+                word = 0
+                memcpy(&word, next, length)
+                set_text(&nodes[count], word, <uint32_t>length)
+            else:
+                set_node(&nodes[count], TEXT, <uint64_t>(next - start), <uint32_t>length, 0)
             stack[height] = <uint32_t>count
             height += 1
             count += 1
