@@ -504,6 +504,7 @@ def harvest(
     # done again, each name being looked up at once.
     for careful in (False, True):
         index = Index(source, dtypes, records, swapped)
+        index.expect(records.names.count)        # a storage for each tensor, mostly
         if careful:
             reserve_names(&index.names, 1)           # so that `append` looks names up too
         for part in parts:

@@ -134,6 +134,7 @@ cdef class Index:
 
     cdef bint is_located(self, uint32_t storage) noexcept nogil
     cdef int add_dims(self, const uint64_t *items, size_t count) except -1 nogil
+    cdef int expect(self, size_t rows) except -1 nogil
     cdef int add_row(self, const Row *row) except -1 nogil
     cdef int add_path(self, const Segment *segments, size_t count, bint renamed) except -1 nogil
     cdef int64_t add_extent(self, uint64_t position, uint64_t size, bint held) except -1 nogil

@@ -13,7 +13,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from fastload._native.tables cimport DtypeTable
-from fastload._native.names cimport Span, add_name, find_name, free_names
+from fastload._native.names cimport Span, add_name, find_name, free_names, reserve_texts
 from fastload._native.utf8 cimport is_ascii, utf8_of
 from fastload._native.vector cimport reserve
 
@@ -27,6 +27,7 @@ LOAD, VIEW, LOCATE = range(3)
 KINDS = ("tensor", "parameter", "buffer", "storage", "meta", "component", "quantised", "numpy")
 
 cdef enum:
+    TYPICAL_NAME_BYTES = 40  # only a guess at how much room to make
     MAX_SHAPE_NUMBERS = 0xFFFFFFFF  # places in `dims` are 32-bit numbers
 
 
@@ -176,6 +177,11 @@ cdef class Index:
         memcpy(self.dims + self.dims_count, items, count * sizeof(uint64_t))
         self.dims_count += count
         return 0
+
+    cdef int expect(self, size_t rows) except -1 nogil:
+        """Make room for about so many rows more, of names as they mostly are."""
+        reserve(<void **>&self.rows, &self.rows_capacity, self.names.count + rows, sizeof(Row))
+        return reserve_texts(&self.names, rows, rows * TYPICAL_NAME_BYTES)
 
     cdef int add_row(self, const Row *row) except -1 nogil:
         """Append the row of the name that was added last."""

@@ -27,13 +27,15 @@ cdef struct Machine:
     size_t *marks            # the fences outside the last one
     size_t marks_count, marks_capacity
     uint32_t *memo           # 0 is unset
+    size_t memo_end          # one past the highest index that was ever set: what lies beyond is undefined
     size_t memo_capacity, memo_count
+    size_t guess             # bytes of the stream: room is made ahead for so many
 
 cdef int make_first_nodes(Graph graph) except -1 nogil
 cdef int raise_pickle(Machine *machine, const char *message) except -1 with gil
 cdef int raise_unsupported(Machine *machine, const char *message) except -1 with gil
 cdef int raise_limit(Machine *machine, const char *message) except -1 with gil
-cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil
+cdef int extend_memo(Machine *machine, uint64_t index) except -1 nogil
 cdef int raise_opcode(Machine *machine, uint8_t op) except -1 with gil
 
 

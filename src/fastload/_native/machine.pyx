@@ -1,11 +1,10 @@
 """The cold half of machine.pxd: the nodes that every graph begins with, and what is said of a bad stream."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from fastload._native.graph cimport FALSE, INT, NONE, TRUE, TUPLE, Graph, Node
-from fastload._native.vector cimport reserve, zeroed
+from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, LimitError, UnsupportedError
 
@@ -54,21 +53,15 @@ cdef int make_first_nodes(Graph graph) except -1 nogil:
     return 0
 
 
-cdef int grow_memo(Machine *machine, uint64_t index) except -1 nogil:
-    """Make room for a memo entry."""
-    cdef uint32_t *grown
-    cdef size_t capacity
+cdef int extend_memo(Machine *machine, uint64_t index) except -1 nogil:
+    """Make the memo reach to *index*, which lies beyond its end."""
     cdef size_t stream = machine.cursor.end - machine.cursor.start
     # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
     if index >= stream:
         return raise_limit(machine, "a memo index beyond the length of the stream")
-    capacity = machine.memo_capacity * 2
-    if capacity <= index:
-        capacity = max(index + 1, stream // 10)   # a guess that suits torch's own pickles
-    grown = <uint32_t *>zeroed(capacity, sizeof(uint32_t))
-    if machine.memo_capacity:
-        memcpy(grown, machine.memo, machine.memo_capacity * sizeof(uint32_t))
-    free(machine.memo)
-    machine.memo = grown
-    machine.memo_capacity = capacity
+    if machine.memo == NULL:                     # a guess that suits torch's own pickles
+        reserve(<void **>&machine.memo, &machine.memo_capacity, machine.guess // 10, sizeof(uint32_t))
+    reserve(<void **>&machine.memo, &machine.memo_capacity, index + 1, sizeof(uint32_t))
+    memset(machine.memo + machine.memo_end, 0, (index + 1 - machine.memo_end) * sizeof(uint32_t))
+    machine.memo_end = index + 1
     return 0

@@ -16,6 +16,7 @@ cdef struct Names:
 
 cdef uint32_t hash_text(const char *text, size_t length) noexcept nogil
 cdef int reserve_names(Names *names, size_t count) except -1 nogil
+cdef int reserve_texts(Names *names, size_t count, size_t size) except -1 nogil
 cdef int64_t add_name(Names *names, const char *text, size_t length) except -2 nogil
 cdef int64_t find_name(const Names *names, const char *text, size_t length) noexcept nogil
 cdef int append_name(Names *names, const char *text, size_t length) except -1 nogil

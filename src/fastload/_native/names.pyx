@@ -99,6 +99,12 @@ cdef int reserve_names(Names *names, size_t count) except -1 nogil:
     return 0
 
 
+cdef int reserve_texts(Names *names, size_t count, size_t size) except -1 nogil:
+    """Make room for appending *count* names of *size* bytes in all, as far as one can tell."""
+    reserve(<void **>&names.spans, &names.spans_capacity, names.count + count, sizeof(Span))
+    return reserve(<void **>&names.text, &names.text_capacity, names.text_size + size, 1)
+
+
 cdef inline uint64_t *find_slot(const Names *names, const char *text, size_t length, uint32_t hash) noexcept nogil:
     """Where the name stands in the table, or the free slot where it would."""
     cdef size_t at = hash & names.mask

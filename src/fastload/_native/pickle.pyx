@@ -22,7 +22,7 @@ from fastload._native.graph cimport (
     count_part, is_object, is_unwieldy,
 )
 from fastload._native.machine cimport (
-    MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, grow_memo,
+    MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, extend_memo,
     make_first_nodes, need, pop, push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
 )
 from fastload._native.opcodes cimport (
@@ -141,8 +141,8 @@ cdef int update_top(Machine *machine, Graph graph, uint32_t kind, size_t first, 
 cdef inline int memo_put(Machine *machine, uint64_t index) except -1 nogil:
     """Remember the value on top of the stack."""
     need(machine, 1)
-    if index >= machine.memo_capacity:
-        grow_memo(machine, index)
+    if index >= machine.memo_end:
+        extend_memo(machine, index)
     if machine.memo[index] == 0:
         machine.memo_count += 1
     machine.memo[index] = machine.stack[machine.height - 1]
@@ -150,7 +150,7 @@ cdef inline int memo_put(Machine *machine, uint64_t index) except -1 nogil:
 
 
 cdef inline int memo_get(Machine *machine, uint64_t index) except -1 nogil:
-    if index >= machine.memo_capacity or machine.memo[index] == 0:
+    if index >= machine.memo_end or machine.memo[index] == 0:
         return raise_pickle(machine, "a memo entry is used that was never made")
     return push(machine, machine.memo[index])
 
@@ -502,8 +502,8 @@ cdef Graph parse_at(const uint8_t *start, uint64_t length, uint64_t origin, bint
     """`parse` of bytes that the caller holds; room is made ahead for a pickle of about *guess* bytes."""
     cdef Graph graph = Graph.__new__(Graph)
     cdef Machine machine
-    cdef size_t held = min(guess, MAX_GUESSED_BYTES)
     memset(&machine, 0, sizeof(Machine))
+    machine.guess = min(guess, MAX_GUESSED_BYTES)
     graph.data = <const char *>start
     graph.origin = origin
     graph.is_in_source = is_in_source
@@ -511,10 +511,10 @@ cdef Graph parse_at(const uint8_t *start, uint64_t length, uint64_t origin, bint
     try:
         with nogil:
             # What torch's own pickles come to; untouched memory costs nothing.
-            reserve(<void **>&graph.nodes, &graph.nodes_capacity, held // 10 + 512, sizeof(Node))
-            reserve(<void **>&graph.children, &graph.children_capacity, held // 6 + 64, sizeof(uint32_t))
+            reserve(<void **>&graph.nodes, &graph.nodes_capacity, machine.guess // 8 + 512, sizeof(Node))
+            reserve(<void **>&graph.children, &graph.children_capacity, machine.guess // 6 + 64, sizeof(uint32_t))
             make_first_nodes(graph)
-            reserve(<void **>&graph.updates, &graph.updates_capacity, 64, sizeof(Update))
+            reserve(<void **>&graph.updates, &graph.updates_capacity, machine.guess // 128 + 64, sizeof(Update))
             graph.updates_count = 1          # a tail of 0 is none
             run(&machine, graph)
         return graph

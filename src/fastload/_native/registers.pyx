@@ -56,7 +56,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef size_t *marks = machine.marks
     cdef size_t marks_count = machine.marks_count, marks_capacity = machine.marks_capacity
     cdef uint32_t *memo = machine.memo
-    cdef size_t memo_count = machine.memo_count, memo_capacity = machine.memo_capacity
+    cdef size_t memo_count = machine.memo_count, memo_end = machine.memo_end, memo_capacity = machine.memo_capacity
     cdef Node *nodes = graph.nodes
     cdef size_t count = graph.nodes_count, most = min(graph.nodes_capacity, <size_t>MAX_NODES)
     cdef uint32_t *children = graph.children
@@ -71,7 +71,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     while end - next >= LONGEST and height < highest and count < most:
         op = next[0]
         if op == OP_BINGET:
-            if next[1] >= memo_capacity or memo[next[1]] == 0:
+            if next[1] >= memo_end or memo[next[1]] == 0:
                 break
             stack[height] = memo[next[1]]
             height += 1
@@ -79,7 +79,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             continue
         elif op == OP_LONG_BINGET:
             index = number_at(next + 1)
-            if index >= memo_capacity or memo[index] == 0:
+            if index >= memo_end or memo[index] == 0:
                 break
             stack[height] = memo[index]
             height += 1
@@ -234,7 +234,10 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             length = 1
         else:
             continue
-        if index >= memo_capacity:
+        if index == memo_end and index < memo_capacity:
+            memo[index] = 0
+            memo_end += 1
+        elif index >= memo_end:
             break
         memo_count += memo[index] == 0
         memo[index] = stack[height - 1]
@@ -244,6 +247,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     machine.fence = fence
     machine.marks_count = marks_count
     machine.memo_count = memo_count
+    machine.memo_end = memo_end
     graph.nodes_count = count
     graph.children_count = children_count
     return 0

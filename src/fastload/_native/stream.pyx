@@ -33,6 +33,7 @@ cdef const char *MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # 0x1950A8
 cdef enum:
     PROTOCOL = 1001
     SMALL_BYTES = 256        # of the pickles that hold no more than a few numbers; only a guess at their length
+    KEYS_SHARE = 6           # the list of storages is about so many times shorter than what describes their tensors
 
 
 @cython.final
@@ -49,7 +50,7 @@ cdef Stream read_pickles(const uint8_t *start, uint64_t length, uint64_t origin,
     cdef int section
     cdef Node *root
     for section in range(5):
-        guess = SMALL_BYTES if section != 3 else length - at
+        guess = SMALL_BYTES if section < 3 else length - at if section == 3 else at // KEYS_SHARE
         graph = parse_at(start + at, length - at, origin + at, is_in_source, guess)
         graph.owner = held
         stream.graphs.append(graph)
@@ -89,6 +90,8 @@ cdef int add_storages(Calls calls, Records records) except -1:
     for node in range(1, <uint32_t>graph.nodes_count):
         named += graph.nodes[node].kind == PERSID
     reserve_names(&records.names, named)         # else the table is made anew each time that it is full
+    reserve(<void **>&records.extents, &records.extents_capacity, named, sizeof(Extent))
+    reserve(<void **>&records.counts, &counts_capacity, named, sizeof(uint64_t))
     for node in range(1, <uint32_t>graph.nodes_count):
         if graph.nodes[node].kind != PERSID:
             continue

@@ -14,7 +14,7 @@ from libc.string cimport memcmp
 
 from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, read_u64, take, tell
 from fastload._native.index cimport Extent, Member, Records, add_overflows
-from fastload._native.names cimport Span, append_name, index_names
+from fastload._native.names cimport Span, append_name, index_names, reserve_texts
 from fastload._native.vector cimport reserve, zeroed
 
 from types import MappingProxyType
@@ -362,6 +362,9 @@ def read_directory(data, uint64_t origin, uint64_t count, uint64_t file_size):
         if count > <uint64_t>held.len // CENTRAL_BYTES:
             raise_format(&cursor, "the archive's directory is too short for the records that it counts")
         with nogil:
+            reserve(<void **>&records.extents, &records.extents_capacity, count, sizeof(Extent))
+            reserve(<void **>&records.members, &records.members_capacity, count, sizeof(Member))
+            reserve_texts(&records.names, count, held.len - count * CENTRAL_BYTES)
             for _i in range(count):
                 read_central(&cursor, records, file_size)
             records.are_headed = True
