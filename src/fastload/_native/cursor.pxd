@@ -43,6 +43,16 @@ cdef inline const uint8_t *take(Cursor *cursor, uint64_t count) except NULL nogi
     return taken
 
 
+cdef inline uint16_t u16_at(const uint8_t *b) noexcept nogil:
+    """A little-endian number of two bytes, which the caller knows to be there."""
+    return <uint16_t>(b[0] | (b[1] << 8))
+
+
+cdef inline uint32_t u32_at(const uint8_t *b) noexcept nogil:
+    """The same of four."""
+    return b[0] | (<uint32_t>b[1] << 8) | (<uint32_t>b[2] << 16) | (<uint32_t>b[3] << 24)
+
+
 cdef inline int read_u8(Cursor *cursor, uint8_t *value) except -1 nogil:
     if cursor.next == cursor.end:
         return raise_truncated(cursor, 1)
@@ -53,13 +63,13 @@ cdef inline int read_u8(Cursor *cursor, uint8_t *value) except -1 nogil:
 
 cdef inline int read_u16(Cursor *cursor, uint16_t *value) except -1 nogil:
     cdef const uint8_t *b = take(cursor, 2)
-    value[0] = <uint16_t>(b[0] | (b[1] << 8))
+    value[0] = u16_at(b)
     return 0
 
 
 cdef inline int read_u32(Cursor *cursor, uint32_t *value) except -1 nogil:
     cdef const uint8_t *b = take(cursor, 4)
-    value[0] = b[0] | (<uint32_t>b[1] << 8) | (<uint32_t>b[2] << 16) | (<uint32_t>b[3] << 24)
+    value[0] = u32_at(b)
     return 0
 
 

@@ -104,7 +104,7 @@ cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
 
 
 cdef inline bint is_sequence(const Node *node) noexcept nogil:
-    return node.kind == TUPLE or node.kind == FROZENSET
+    return <uint8_t>(node.kind - TUPLE) <= FROZENSET - TUPLE
 
 
 cdef inline void count_part(const Node *part, uint32_t *parts, uint16_t *depth, uint8_t *flags) noexcept nogil:

@@ -28,7 +28,8 @@ cdef struct Machine:
     size_t marks_count, marks_capacity
     uint32_t *memo           # 0 is unset
     size_t memo_end          # one past the highest index that was ever set: what lies beyond is undefined
-    size_t memo_capacity, memo_count
+    size_t memo_capacity
+    size_t memo_holes        # entries before the end that are unset
     size_t guess             # bytes of the stream: room is made ahead for so many
 
 cdef int make_first_nodes(Graph graph) except -1 nogil

@@ -63,5 +63,6 @@ cdef int extend_memo(Machine *machine, uint64_t index) except -1 nogil:
         reserve(<void **>&machine.memo, &machine.memo_capacity, machine.guess // 10, sizeof(uint32_t))
     reserve(<void **>&machine.memo, &machine.memo_capacity, index + 1, sizeof(uint32_t))
     memset(machine.memo + machine.memo_end, 0, (index + 1 - machine.memo_end) * sizeof(uint32_t))
+    machine.memo_holes += index + 1 - machine.memo_end
     machine.memo_end = index + 1
     return 0

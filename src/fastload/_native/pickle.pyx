@@ -143,8 +143,7 @@ cdef inline int memo_put(Machine *machine, uint64_t index) except -1 nogil:
     need(machine, 1)
     if index >= machine.memo_end:
         extend_memo(machine, index)
-    if machine.memo[index] == 0:
-        machine.memo_count += 1
+    machine.memo_holes -= machine.memo[index] == 0
     machine.memo[index] = machine.stack[machine.height - 1]
     return 0
 
@@ -261,7 +260,7 @@ cdef int run(Machine *machine, Graph graph) except -1 nogil:
             read_u32(cursor, &u32)
             memo_put(machine, u32)
         elif op == OP_MEMOIZE:
-            memo_put(machine, machine.memo_count)
+            memo_put(machine, machine.memo_end - machine.memo_holes)
         elif op == OP_PUT:
             read_decimal(machine, &u64)
             memo_put(machine, u64)

@@ -12,7 +12,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from fastload._native.cursor cimport Cursor, left, point_at, raise_format, read_u16, read_u32, read_u64, take, tell
+from fastload._native.cursor cimport (
+    Cursor, left, point_at, raise_format, read_u16, read_u32, read_u64, take, tell, u16_at, u32_at,
+)
 from fastload._native.index cimport Extent, Member, Records, add_overflows
 from fastload._native.names cimport Span, append_name, index_names, reserve_texts
 from fastload._native.vector cimport reserve, zeroed
@@ -293,33 +295,25 @@ cdef int read_central(Cursor *cursor, Records records, uint64_t file_size) excep
     cdef Extent extent
     cdef Member member
     cdef Cursor extra
-    cdef uint16_t name_length = 0, extra_length = 0, comment_length = 0, disk = 0
-    cdef uint32_t signature = 0, stored = 0, size = 0, position = 0
+    cdef const uint8_t *entry = take(cursor, CENTRAL_BYTES)
+    cdef uint16_t name_length = u16_at(entry + 28), extra_length = u16_at(entry + 30)
+    cdef uint16_t comment_length = u16_at(entry + 32), disk = u16_at(entry + 34)
     cdef uint64_t end
     cdef const uint8_t *name
     cdef size_t number
-    read_u32(cursor, &signature)
-    if signature != CENTRAL_SIGNATURE:
+    if u32_at(entry) != CENTRAL_SIGNATURE:
         return raise_format(cursor, "an entry of the archive's directory lacks its signature")
-    take(cursor, 4)                              # versions
-    read_u16(cursor, &member.flags)
-    read_u16(cursor, &member.method)
-    take(cursor, 4)                              # time and date
-    read_u32(cursor, &member.crc)
-    read_u32(cursor, &stored)
-    read_u32(cursor, &size)
-    read_u16(cursor, &name_length)
-    read_u16(cursor, &extra_length)
-    read_u16(cursor, &comment_length)
-    read_u16(cursor, &disk)
-    take(cursor, 6)                              # attributes
-    read_u32(cursor, &position)
+    member.flags = u16_at(entry + 8)
+    member.method = u16_at(entry + 10)
+    member.crc = u32_at(entry + 16)
+    member.stored = u32_at(entry + 20)
+    extent.size = u32_at(entry + 24)
+    extent.position = u32_at(entry + 42)
     name = take(cursor, name_length)
     point_at(&extra, take(cursor, extra_length), extra_length, tell(cursor) - extra_length)
     take(cursor, comment_length)
     if disk != 0 and disk != SATURATED16:
         return raise_split()
-    extent.size, extent.position, member.stored = size, position, stored
     read_zip64_extra(&extra, &extent.size, &member.stored, &extent.position)
     append_name(&records.names, <const char *>name, name_length)
     number = records.names.count - 1
