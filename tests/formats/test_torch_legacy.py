@@ -1,8 +1,11 @@
 """The stream of torch before its archives: torch is the oracle of what it reads, bytes made by hand of the rest."""
 
 import io
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -510,3 +513,26 @@ def test_a_stream_of_another_magic_number_is_none():
 
     with pytest.raises(fastload.FastloadError):
         fastload.open(file)
+
+
+MEMORY_TO_OPEN = """if True:
+    import resource, sys
+    import fastload
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    checkpoint = fastload.open(sys.argv[1])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10, list(checkpoint))
+"""
+
+
+def test_opening_takes_memory_for_the_pickles_and_not_for_the_storages(tmp_path):
+    count = 1 << 31
+    large = rebuilt(identity("0", count, ("torch", "ByteStorage")), (count,), (1,))
+    path = tmp_path / "large.pt"
+    path.write_bytes(legacy({"w": large}, {"0": (count, b"")}))
+    os.truncate(path, path.stat().st_size + count)  # a hole in the file, and no block of the disk
+
+    command = [sys.executable, "-c", MEMORY_TO_OPEN, str(path)]
+    mebibytes, names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(maxsplit=1)
+
+    assert names.strip() == "['w']"
+    assert int(mebibytes) < 32

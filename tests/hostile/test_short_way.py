@@ -17,14 +17,29 @@ from fastload.formats.torch import archive
 from fastload.formats.torch.vocabulary import VOCABULARY
 from fastload.source import Source
 from mutations import damaged
+from pickles import Call, Global
 
 ROUNDS = int(os.environ.get("FASTLOAD_FUZZ_ROUNDS", "3000"))
+
+
+def parameter(*arguments, function="_rebuild_parameter"):
+    return Call(Global("torch._utils", function), arguments)
 
 
 def seeds():
     """Archives with tensors of every sort that one of the conditions of the short way is about."""
     whole = tensor("float32", (2, 3), range(6))
+    hooks = Call(Global("collections", "OrderedDict"), ())
     return {
+        "parameters": torch_file({"p": parameter(whole, True, hooks), "q": parameter(whole, False, None)}),
+        "parameters with more": torch_file(
+            {
+                "hooked": parameter(whole, True, {"tensor": whole}),
+                "with state": parameter(whole, True, hooks, {"mask": whole}, function="_rebuild_parameter_with_state"),
+                "twice": parameter(parameter(whole, True, hooks), True, hooks),
+                "short of arguments": parameter(whole),
+            }
+        ),
         "plain": torch_file({"a": whole, "b": tensor("int64", (4,), range(4)), "again": whole}),
         "strided": torch_file({"t": tensor("float32", (3, 2), range(6), strides=(1, 3)), "c": whole}),
         "scalars": torch_file({"n": tensor("float64", (), [1.5]), "e": tensor("float32", (0, 2), [])}),

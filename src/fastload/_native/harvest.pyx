@@ -357,7 +357,7 @@ cdef class Walk:
         if self.recipe.is_bare_tensor(node):     # as nearly all are, and `base` would find the same
             self.list_tensor(node, False)
             return self.enter(node, True, False) if found.tail else 0
-        if self.recipe.bare_tensor_in(node):
+        if not self.recipe.thorough and self.recipe.bare_tensor_in(node):
             return self.list_tensor(node, False)
         if found.kind == PERSID:
             return self.visit_persistent(node)
