@@ -21,9 +21,14 @@ from fastload.errors import (
 from fastload.options import Kind, Options
 from fastload.source import Source, free_memory
 
-__all__ = ["open_member", "read_records"]
+__all__ = ["is_zip", "open_member", "read_records"]
 
 MAX_OFFERED = 3  # names, in an error
+
+
+def is_zip(head: bytes) -> bool:
+    """Whether a file that begins with *head* is a zip archive, of whatever sort."""
+    return head[:4] in (b"PK\3\4", b"PK\5\6")
 
 
 def read_records(source: Source) -> Records:
@@ -70,7 +75,7 @@ def open_member(source: Source, member: str, options: Options) -> tuple[Source, 
     try:
         archive, records = _open_archive(source)
     except FormatError:
-        if source.head()[:4] in (b"PK\3\4", b"PK\5\6"):
+        if is_zip(source.head()):
             raise
         raise _not_found(member, embedded, ": it is no zip archive, and no such model was embedded into it") from None
     try:

@@ -253,7 +253,7 @@ cdef class Recipe(Calls):
         return declared[0] <= self.records.extents[row.storage].size
 
     cdef int read_plain(self, uint32_t node, Row *row) except -1 nogil:
-        """`read_tensor` of what nearly all are: a bare tensor, or a parameter that is one, of a whole record, C-contiguous.
+        """`read_tensor` of what nearly all are: bare tensors, and parameters of them, of a whole record, C-contiguous.
 
         False where it is not, or where anything is wrong: `read_tensor` says what. The row begins as an empty one.
         """

@@ -11,8 +11,8 @@ from libc.string cimport memcpy
 
 from fastload._native.cursor cimport u16_at, u32_at
 from fastload._native.graph cimport (
-    DICT, GLOBAL, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE, Graph, Node,
-    is_object, is_sequence,
+    DICT, GLOBAL, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE,
+    Graph, Node, is_object, is_sequence,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
@@ -215,8 +215,8 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             else:
                 break
 
-            # What was made is mostly remembered at once. It lies above the fence, where nothing but the memo's own opcode
-            # had to look for it.
+            # What was made is mostly remembered at once. It lies above the fence, where nothing but the memo's own
+            # opcode had to look for it.
             if next > last:
                 break
             if next[0] == OP_LONG_BINPUT:

@@ -61,12 +61,12 @@ class Row:
     module : str
         Below this package.
     may_be : function
-        Of the first bytes of a file: whether it is worth to ask the module.
+        Of a file and its first bytes: whether it is worth to ask the module.
     """
 
     __slots__ = ("_may_be", "_module")
 
-    def __init__(self, module: str, may_be: Callable[[bytes], bool]) -> None:
+    def __init__(self, module: str, may_be: Callable[[Source, bytes], bool]) -> None:
         self._module = module
         self._may_be = may_be
 
@@ -82,40 +82,70 @@ class Row:
 
     def probe(self, source: Source, head: bytes) -> bool:
         """Whether *source*, which begins with *head*, is of this sort."""
-        return self._may_be(head) and self.load().probe(source, head)
+        return self._may_be(source, head) and self.load().probe(source, head)
 
 
-def _is_zip(head: bytes) -> bool:
-    return head.startswith((b"PK\3\4", b"PK\5\6"))
+def _begins(*marks: bytes) -> Callable[[Source, bytes], bool]:
+    """Whether a file begins with one of *marks*."""
+    return lambda source, head: head.startswith(marks)
 
 
-def _is_pickle(head: bytes) -> bool:
-    return head.startswith((b"\x80", b"L"))  # the mark of protocols 2 to 5, and how the others begin with a number
+def _zip_with(*marks: str) -> Callable[[Source, bytes], bool]:
+    """Whether a file is a zip archive that has one of the records *marks*, below the folder of its own."""
+
+    def may_be(source: Source, head: bytes) -> bool:
+        if not head.startswith(ZIP):
+            return False
+        from fastload.formats.torch import archive  # only archives need it
+
+        return archive.is_zip(head) and any(archive.open_archive(source).find(mark) >= 0 for mark in marks)
+
+    return may_be
 
 
-def _is_tar(head: bytes) -> bool:
+def _zip_without(mark: str) -> Callable[[Source, bytes], bool]:
+    with_mark = _zip_with(mark)
+    return lambda source, head: head.startswith(ZIP) and not with_mark(source, head)
+
+
+def _is_tar(source: Source, head: bytes) -> bool:
     return head[148:154].strip(b" \0").isdigit()  # of its checksum
 
 
+def _is_json_behind_8_bytes(source: Source, head: bytes) -> bool:
+    return head[8:9] == b"{"
+
+
+ZIP = b"PK"  # `is_zip` knows how it goes on
+PICKLE = (b"\x80", b"L")  # the mark of protocols 2 to 5, and how the others begin with a number
+
 # In the order in which they are asked.
 FORMATS = (
-    Row("safetensors", lambda head: head[8:9] == b"{"),
-    Row("torch.pt2", _is_zip),
-    Row("torch.package", _is_zip),
-    Row("torch.torchscript", _is_zip),
-    Row("torch.script_json", _is_zip),
-    Row("npz", _is_zip),
-    Row("torch.zip", _is_zip),
-    Row("torch.legacy", _is_pickle),
+    Row("safetensors", _is_json_behind_8_bytes),
+    Row("torch.pt2", _zip_with("archive_format")),
+    Row("torch.package", _zip_with(".data/extern_modules")),
+    Row("torch.torchscript", _zip_with("constants.pkl")),
+    Row("torch.script_json", _zip_with("model.json")),
+    Row("npz", _zip_without("data.pkl")),
+    Row("torch.zip", _begins(ZIP)),
+    Row("torch.legacy", _begins(*PICKLE)),
     Row("torch.tar", _is_tar),
-    Row("burnpack", lambda head: head.startswith(b"NRUB")),
-    Row("npy", lambda head: head.startswith(b"\x93NUMPY")),
-    Row("torch.bare_pickle", lambda head: True),
+    Row("burnpack", _begins(b"NRUB")),
+    Row("npy", _begins(b"\x93NUMPY")),
+    Row("torch.bare_pickle", _begins(b"")),
 )
 CONTAINERS = (
-    Row("gzipped", lambda head: head.startswith(b"\x1f\x8b")),
+    Row("gzipped", _begins(b"\x1f\x8b")),
     Row("nemo", _is_tar),
-    Row("torch.old_pt2", _is_zip),
+    Row(
+        "torch.old_pt2",
+        _zip_with(
+            "archive_format",
+            "serialized_exported_program.json",
+            "serialized_state_dict.pt",
+            "serialized_state_dict.json",
+        ),
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from fastload._native import Graph, Index, Records, parse
 from fastload.errors import FastloadError, FormatError, UnsupportedError, located
-from fastload.members import read_records
+from fastload.members import is_zip, read_records
 from fastload.source import Source
 
 __all__ = ["Archive", "is_zip", "metadata", "open_archive", "parse_record", "verify"]
@@ -55,11 +55,6 @@ class Archive(NamedTuple):
     def prefix(self, folder: str) -> bytes:
         """What the names of the records in a *folder* below P begin with."""
         return (self.root + folder).encode("utf-8", "surrogateescape")
-
-
-def is_zip(head: bytes) -> bool:
-    """Whether a file that begins with *head* is a zip archive, of whatever sort."""
-    return head[:4] in (b"PK\3\4", b"PK\5\6")
 
 
 def open_archive(source: Source) -> Archive:
