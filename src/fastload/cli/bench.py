@@ -13,7 +13,7 @@ from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
 from fastload.cli import flags
 from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
+from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, plain, prose, terminal_width
 from fastload.dtypes import CODES
 from fastload.errors import printable
 
@@ -35,7 +35,7 @@ STANDARD_OUTPUT = "-"
 DEFAULT_ROUNDS = 5
 
 COLUMNS = (
-    Column("reader", gives="middle"),
+    Column("reader"),
     Column("time", right=True, style="bold"),
     Column("low – high", right=True, leave=3),
     Column("GB/s", right=True, style="green", leave=1),
@@ -157,13 +157,10 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
     """The report as people read it."""
     source, machine, settings = report["source"], report["machine"], report["settings"]
     files = f" in {counted(source['files'], 'file')}" if source["files"] != 1 else ""
-    yield paint(
-        f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}, "
-        f"{human_size(source['nbytes'])}{files}",
-        "bold",
-    )
+    head = f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}"
+    yield from prose(f"{head}, {human_size(source['nbytes'])}{files}", paint, "bold")
     memory = f", {human_size(machine['memory'])} of memory" if machine["memory"] else ""
-    yield f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}"
+    yield from prose(f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}", paint)
     yield f"medians of {counted(settings['repeat'], 'round')}, each measurement in a process of its own"
     for state in ("warm", "cold"):
         found = [row for row in report["results"] if row["state"] == state]
@@ -173,17 +170,35 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
                 yield ""
                 shown = about if question != "cast" else f"{about}: {settings['dtype']}"
                 yield paint(f"{state}, {shown}", "bold")
-                yield from layout(COLUMNS, map(_cells, rows), paint, limit=terminal_width())
+                yield from _table(rows, paint)
     yield ""
     yield from layout(LIMIT_COLUMNS, map(_limit_cells, report["limits"]), paint, limit=terminal_width())
     yield ""
     for reader in report["readers"]:
-        yield f"{paint(reader['name'], 'bold')} {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"
+        about = f" {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"
+        yield from _paragraph(reader["name"], about, paint)
     for refusal in report["refused"]:
         about = f" ({refusal['question']})" if refusal["question"] else ""
-        yield f"{paint(printable(refusal['reader']), 'bold')}{about}: not measured: {printable(refusal['why'])}"
+        yield from _paragraph(
+            printable(refusal["reader"]), f"{about}: not measured: {printable(refusal['why'])}", paint
+        )
     for note in report["notes"]:
-        yield f"note: {printable(note)}"
+        yield from _paragraph("note", f": {printable(note)}", paint)
+
+
+def _paragraph(head: str, text: str, paint: Paint) -> Iterator[str]:
+    """A text whose first words stand out, in lines that the terminal has room for."""
+    first, *more = prose(head + text, plain)
+    yield paint(first[: len(head)], "bold") + first[len(head) :]
+    yield from more
+
+
+def _table(rows: list[Found], paint: Paint) -> list[str]:
+    """The rows of one question, without columns in which all cells are empty."""
+    cells = list(map(_cells, rows))
+    kept = [place for place in range(len(COLUMNS)) if any(row[place] for row in cells)]
+    columns = [COLUMNS[place] for place in kept]
+    return layout(columns, [[row[place] for place in kept] for row in cells], paint, limit=terminal_width())
 
 
 def _cells(row: Found) -> tuple[str, ...]:
@@ -192,7 +207,7 @@ def _cells(row: Found) -> tuple[str, ...]:
     return (
         row["reader"],
         _seconds(row["seconds"]["median"]),
-        f"{_seconds(row['seconds']['low'])} – {_seconds(row['seconds']['high'])}",
+        _range(row["seconds"]),
         f"{speed['median']:.2f}" if speed else "",
         f"{ratio['median']:,.2f}" if ratio else "",
         human_size(memory["private"]) if memory else "",
@@ -213,6 +228,13 @@ def _seconds(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.2f} {unit}"
     return f"{seconds * 1e6:.1f} µs"
+
+
+def _range(seconds: Spread) -> str:
+    """The least and the most of some times, with their unit once where they share it."""
+    low, high = _seconds(seconds["low"]), _seconds(seconds["high"])
+    number, _, unit = low.partition(" ")
+    return f"{number} – {high}" if high.endswith(f" {unit}") else f"{low} – {high}"
 
 
 def _drawn(report: Report) -> str:

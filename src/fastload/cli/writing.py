@@ -12,7 +12,7 @@ from typing import Any
 from fastload.cli import flags, plan_flags
 from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, counted, human_size, layout, painter, terminal_width
+from fastload.cli.table import NAME_WIDTH, Column, counted, human_size, layout, painter, terminal_width
 from fastload.converting import watched
 from fastload.errors import printable
 from fastload.formats.writing import Outgoing
@@ -21,7 +21,7 @@ from fastload.saving import WRITERS, Draft, least_size
 __all__ = ["add_arguments", "add_format", "list_tensors", "say_lost", "sum_up", "write"]
 
 COLUMNS = (
-    Column("name", gives="middle"),
+    Column("name", gives="middle", least=NAME_WIDTH),
     Column("dtype", style="cyan", leave=1),
     Column("shape", gives="middle", leave=2),
     Column("size", right=True, style="green"),
