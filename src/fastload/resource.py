@@ -42,7 +42,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     package : str or module
         Where the file lies; by its name, the package itself is imported only where its place is not known else.
     name : str
-        Of the file within the package, with folders divided by ``/``.
+        Of the file within the package, with folders divided by ``/``; of a sharded checkpoint, of its folder or index.
     **options
         As `fastload.open` has them.
 
@@ -57,7 +57,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     --------
     >>> checkpoint = fastload.open_resource("mypackage.data", "model.safetensors")  # doctest: +SKIP
     """
-    parts = name.split("/")
+    parts = name.removesuffix("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name or (os.sep != "/" and os.sep in name):
         raise ValueError(f"the name of a resource is a path within its package, with forward slashes, not {name!r}")
     spec = _spec(package)
@@ -65,7 +65,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     missing = None
     for location in locations:
         path = os.path.join(location, *parts)
-        if os.path.isfile(path):
+        if os.path.exists(path):
             return opening.open(path, **options)
         archive, folder = _archive(location)
         if archive is not None:
