@@ -11,7 +11,8 @@ ABOUT = """\
 Write a checkpoint as a file whose suffix tells the format: safetensors, pt, bpk, npz, npy.
 It is streamed, and DESTINATION holds the old file or the new one at every moment. What the
 format cannot keep is told before anything is written, and refused without --lossy.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file, or one that cannot be written."""
 EXAMPLE = "fastload convert model.pt model.safetensors --cast bfloat16"
 
 SCHEMA = "fastload.convert/1"
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert a checkpoint."""
+    writing.check_format(arguments.destination, arguments)
     made = draft_conversion(
         arguments.path,
         arguments.destination,

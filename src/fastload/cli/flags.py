@@ -10,7 +10,6 @@ from typing import Any
 from fastload import opening
 from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags
-from fastload.errors import SaveError
 
 __all__ = [
     "ANY_CHECKPOINT",
@@ -90,7 +89,7 @@ def check_target(path: str, overwrite: bool, opened: Checkpoint, given: str) -> 
 
     for source in (given, *files_of(opened).values()):
         if os.path.exists(source) and os.path.samefile(path, source):
-            raise SaveError("is of the checkpoint itself: give another name", path=path)
+            raise FileExistsError(errno.EEXIST, "is of the checkpoint itself: give another name", path)
 
 
 def count(text: str) -> int:

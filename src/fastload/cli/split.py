@@ -17,7 +17,8 @@ Write a checkpoint into FOLDER as model-00001-of-00002.safetensors and so on, wi
 model.safetensors.index.json as Hugging Face has it. The index comes last: a folder that
 has it is whole. The folder may hold no others of these names, unless --overwrite, which
 replaces them once the new ones are on the disk.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file, or one that cannot be written."""
 EXAMPLE = "fastload split model.pt shards --max-shard-size 2GB"
 
 SCHEMA = "fastload.split/1"
