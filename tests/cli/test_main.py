@@ -146,6 +146,7 @@ def test_a_folder_is_status_3_and_one_line(verb, tmp_path, capsys):
 
 
 WRITING = {  # what makes a verb write to `made`
+    "bench": ["{}", "--against", "none", "--repeat", "1", "--plot", "made.svg"],
     "convert": ["{}", "made.pt"],
     "embed": ["{}", "--c", "-o", "made.c"],
     "merge": ["{}", "-o", "made.pt"],

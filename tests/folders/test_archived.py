@@ -216,6 +216,10 @@ def test_a_packed_folder_is_opened_by_the_command_line(tmp_path, capsys, member)
     assert main(["ls", path, "--member", member]) == 0
 
     assert "sharded-safetensors, 2 tensors" in capsys.readouterr().out
+    assert main(["convert", path, f"{tmp_path}/m.pt", "--member", member, "--cast", "float16"]) == 0
+    assert main(["split", path, f"{tmp_path}/shards", "--member", member]) == 0
+    assert fastload.open(f"{tmp_path}/m.pt")["b.weight"].tolist() == [4, 5, 6]
+    assert fastload.open(f"{tmp_path}/shards").keys() == ARRAYS.keys()
 
 
 def test_every_prefix_of_an_archive_is_refused(tmp_path):

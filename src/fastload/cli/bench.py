@@ -26,7 +26,8 @@ Measure how fast a checkpoint is read on this machine, beside the libraries that
 and what the machine can do at best. Each measurement has a process of its own; all have their
 turn in each round. Shown are medians, and the lowest and highest. Nothing in the file is run.
 Peers: {", ".join(PEERS)}.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file."""
 EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-torch --cold"
 
 NO_PEERS = "none"
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"print one JSON object: schema {SCHEMA}, sizes in bytes; or write it to a file, and print the table",
     )
     parser.add_argument("--plot", metavar="FILE.svg", help="draw a chart of bars")
+    flags.add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
 
     for path in (None if arguments.json == STANDARD_OUTPUT else arguments.json, arguments.plot):
-        _check_folder(path)  # before the minutes that measuring takes
+        _check_target(path, arguments.overwrite)  # before the minutes that measuring takes
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
     with progress("measuring", counts="measurements") as watch:
@@ -107,9 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(report, painter())))
         if arguments.json is not None:
-            _write(arguments.json, f"{told}\n")
+            _write(arguments.json, f"{told}\n", arguments.overwrite)
     if arguments.plot is not None:
-        _write(arguments.plot, _drawn(report))
+        _write(arguments.plot, _drawn(report), arguments.overwrite)
     return 0
 
 
@@ -143,13 +145,15 @@ def _document(report: Report) -> str:
     )
 
 
-def _check_folder(path: str | None) -> None:
+def _check_target(path: str | None, overwrite: bool) -> None:
     if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
+    if path is not None and os.path.exists(path) and not overwrite:
+        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
 
 
-def _write(path: str, text: str) -> None:
-    with publish(path, overwrite=True) as file:
+def _write(path: str, text: str, overwrite: bool) -> None:
+    with publish(path, overwrite=overwrite) as file:
         file.write(text.encode())
 
 

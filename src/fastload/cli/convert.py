@@ -20,7 +20,7 @@ SCHEMA = "fastload.convert/1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `convert`."""
-    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
+    flags.add_source(parser)
     parser.add_argument("destination", metavar="DESTINATION", help="the file to write")
     writing.add_format(parser)
     writing.add_arguments(parser, SCHEMA)
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.destination,
         format=arguments.format,
         lossy=arguments.lossy,
+        member=arguments.member,
         **plan_flags.plan_of(arguments),
     )
     return writing.write(made, "converting", arguments, SCHEMA)

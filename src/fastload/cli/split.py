@@ -30,7 +30,7 @@ UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `split`."""
-    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
+    flags.add_source(parser)
     parser.add_argument("folder", metavar="FOLDER", help="where to write; made if it is not there")
     parser.add_argument(
         "--max-shard-size",
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder,
         max_shard_bytes=arguments.max_shard_size,
         lossy=arguments.lossy,
+        member=arguments.member,
         **plan_flags.plan_of(arguments),
     )
     sums = {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in made.shards.items()}
