@@ -109,5 +109,5 @@ def _open_folder(archive: Archive, folder: str, options: Options) -> tuple[Tenso
 
 def _kind(archive: Archive, folder: str, files: Iterable[str]) -> Kind:
     """Whether all of some files of a folder lie in the archive as they are."""
-    names = [f"{folder}/{file}" if folder else file for file in files]
+    names = [f"{folder}/{file}" if folder else file for file in dict.fromkeys(files)]
     return "member" if all(map(archive.is_stored, names)) else "inflated"

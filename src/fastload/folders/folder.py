@@ -73,7 +73,7 @@ def open_folder(place: Place, options: Options) -> tuple[Tensors, list[str]]:
     FormatError
         Its files are not what the index says, or not all there.
     UnsupportedError
-        It is what a PyTorch file or a distributed checkpoint was made into.
+        It is a PyTorch file that was unpacked.
     """
     files = place.list_files()
     if place.has_file("data.pkl") and place.has_folder("data"):

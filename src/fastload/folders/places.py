@@ -61,7 +61,7 @@ class Folder:
 
     def __init__(self, path: str, options: Options) -> None:
         self.path = path
-        # Since files are opened later, when the process may be in another folder.
+        # Of files that are opened again and again, when the process may be in another folder.
         self._absolute = os.path.join(os.getcwd(), path)
         self._io = options.io
 
