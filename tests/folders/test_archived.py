@@ -85,6 +85,17 @@ def test_a_set_without_an_index_and_a_single_file_are_found_in_their_folder(tmp_
         assert checkpoint.source.kind == "member"
 
 
+def test_an_archive_says_how_to_open_the_shards_in_it(tmp_path):
+    files = shards()
+    path = archive_of(tmp_path / "a.zip", files)
+    with pytest.raises(UnsupportedError, match=r"open it with member='app/weights/model\.safetensors\.index\.json'"):
+        fastload.open(path)
+
+    del files["model.safetensors.index.json"]
+    with pytest.raises(UnsupportedError, match="open it with member='app/weights'"):
+        fastload.open(archive_of(tmp_path / "b.zip", files))
+
+
 def test_an_index_may_lie_at_the_top_of_an_archive(tmp_path):
     path = archive_of(tmp_path / "a.zip", shards(), folder="")
 
@@ -217,6 +228,7 @@ def test_a_packed_folder_is_opened_by_the_command_line(tmp_path, capsys, member)
 
     assert "sharded-safetensors, 2 tensors" in capsys.readouterr().out
     assert main(["convert", path, f"{tmp_path}/m.pt", "--member", member, "--cast", "float16"]) == 0
+    assert main(["diff", path, f"{tmp_path}/m.pt", "--member", member, "--cast", "float16"]) == 0
     assert main(["split", path, f"{tmp_path}/shards", "--member", member]) == 0
     assert fastload.open(f"{tmp_path}/m.pt")["b.weight"].tolist() == [4, 5, 6]
     assert fastload.open(f"{tmp_path}/shards").keys() == ARRAYS.keys()

@@ -21,7 +21,7 @@ Compare the tensors of two checkpoints, of any formats: names, shapes and dtypes
 values of those that agree in shape, piece by piece. Values are equal as numbers: NaN is
 NaN, and -0 is 0. Order, metadata and shared memory do not count. The steps of a plan are
 done to A, so that it is compared as what a conversion would make of it; with --both to B
-as well.
+as well. --member is of A.
 Exit status: 0 equal, 1 they differ, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload diff model.pt model.safetensors --cast bfloat16"
 
@@ -36,17 +36,16 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `diff`."""
-    parser.add_argument("path", metavar="A", help=flags.ANY_CHECKPOINT)
+    flags.add_source(parser, plan=True, metavar="A")
     parser.add_argument("other", metavar="B", help="another")
     flags.add_json(parser, SCHEMA)
     flags.add_comparison(parser)
-    plan_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare two checkpoints."""
     plan = plan_flags.plan_of(arguments)
-    a = opening.open(arguments.path, **plan)
+    a = flags.open_source(arguments)
     b = opening.open(arguments.other, **(plan if arguments.both else {}))
     with a, b, nullcontext(None) if arguments.no_values else progress("comparing") as report:
         found = list(findings(a, b, report, values=not arguments.no_values))

@@ -29,10 +29,12 @@ MAX_COUNT = 1000  # of threads or rounds; more would be a typing error
 ANY_CHECKPOINT = "a checkpoint: a file, a folder, an index of shards"
 
 
-def add_source(parser: argparse.ArgumentParser, *, plan: bool = False) -> None:
+def add_source(parser: argparse.ArgumentParser, *, plan: bool = False, metavar: str = "SOURCE") -> None:
     """Declare the checkpoint that is read, and the flags that say what of it is seen."""
-    parser.add_argument("path", metavar="SOURCE", help=ANY_CHECKPOINT)
-    parser.add_argument("--member", metavar="NAME", help="of a file within SOURCE: an archive, or an executable")
+    parser.add_argument("path", metavar=metavar, help=ANY_CHECKPOINT)
+    parser.add_argument(
+        "--member", metavar="NAME", help="what to open of an archive or executable: a file or folder in it"
+    )
     if plan:
         plan_flags.add_arguments(parser)
 
