@@ -24,22 +24,22 @@ def open_path(path: str, options: Options) -> Tensors:
     if os.path.isdir(path):
         from fastload.folders import dcp
         from fastload.folders.folder import open_folder
-        from fastload.folders.places import Folder
+        from fastload.folders.places import DiskFolder
 
         try:
             if os.path.isfile(os.path.join(path, dcp.METADATA)):
                 return dcp.open_folder(path, options)
-            return open_folder(Folder(path, options), options)[0]
+            return open_folder(DiskFolder(path, options), options)[0]
         except FastloadError as error:
             raise located(error, path) from None
     source = Source.of(path, options.io)
     if formats.is_shard_index(source):
-        from fastload.folders.places import Folder
+        from fastload.folders.places import DiskFolder
         from fastload.folders.sharded import open_index
         from fastload.folders.weight_map import read_weight_map
 
-        place = Folder(os.path.dirname(path), options)
-        return open_index(path, path, source, read_weight_map(source), place, options)
+        folder = DiskFolder(os.path.dirname(path), options)
+        return open_index(path, path, source, read_weight_map(source), folder, options)
     return open_source(source, options)
 
 
@@ -98,12 +98,12 @@ def _open_folder(archive: Archive, folder: str, options: Options) -> tuple[Tenso
     from fastload.folders.folder import open_folder
     from fastload.folders.places import ArchivedFolder
 
-    place = ArchivedFolder(archive, folder, options)
-    if place.has_file(dcp.METADATA):
+    archived = ArchivedFolder(archive, folder, options)
+    if archived.has_file(dcp.METADATA):
         raise UnsupportedError(
             "is a folder of torch.distributed.checkpoint, which is read from the disk: unpack it first"
         )
-    tensors, files = open_folder(place, options)
+    tensors, files = open_folder(archived, options)
     return tensors, _kind(archive, folder, files)
 
 

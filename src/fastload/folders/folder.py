@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fastload import formats
 from fastload.errors import FastloadError, FormatError, LimitError, UnknownFormatError, UnsupportedError, located
 from fastload.folders import sharded
-from fastload.folders.places import Place
+from fastload.folders.places import Folder
 from fastload.folders.weight_map import WeightMap, read_weight_map
 from fastload.options import Options
 from fastload.source import Source
@@ -63,7 +63,7 @@ class FileSet(NamedTuple):
         return [file for _, file in sorted(self.files.items())]
 
 
-def open_folder(place: Place, options: Options) -> tuple[Tensors, list[str]]:
+def open_folder(folder: Folder, options: Options) -> tuple[Tensors, list[str]]:
     """The tensors of a folder, and the files that they are in: of its index, its one set of files, its single one.
 
     Raises
@@ -75,41 +75,41 @@ def open_folder(place: Place, options: Options) -> tuple[Tensors, list[str]]:
     UnsupportedError
         It is a PyTorch file that was unpacked.
     """
-    files = place.list_files()
-    if place.has_file("data.pkl") and place.has_folder("data"):
+    files = folder.list_files()
+    if folder.has_file("data.pkl") and folder.has_folder("data"):
         raise UnsupportedError(
             "is a PyTorch file that was unpacked: pack it again, as with `zip -0 -r ../model.pt .` inside the folder"
         )
-    index = _pick_index(place, files)
+    index = _pick_index(folder, files)
     if index is not None:
         name, source, said = index
-        tensors = sharded.open_index(place.path, place.told(name), source, said, place, options)
+        tensors = sharded.open_index(folder.path, folder.told(name), source, said, folder, options)
         return tensors, list(said.files.values())
     if len(files) > MAX_PROBED_FILES:
         raise LimitError(f"holds {len(files):,} files and no index: name the checkpoint in it")
-    found = _find_checkpoint(place, files)
+    found = _find_checkpoint(folder, files)
     if isinstance(found, FileSet):
         complete = found.complete()
-        return sharded.open_set(place, complete, options), complete
+        return sharded.open_set(folder, complete, options), complete
     try:
-        return open_source(place.source(found), options), [found]
+        return open_source(folder.source(found), options), [found]
     except FastloadError as error:
-        raise place.naming(error, found) from None
+        raise folder.naming(error, found) from None
 
 
-def _pick_index(place: Place, files: list[str]) -> tuple[str, Source, WeightMap] | None:
+def _pick_index(folder: Folder, files: list[str]) -> tuple[str, Source, WeightMap] | None:
     """The index of a folder; of several of different formats that for safetensors; None where there is none."""
     found: dict[str, tuple[Source, WeightMap]] = {}
     for file in files:
         if file != "index.json" and not file.endswith(".index.json"):
             continue
-        source = place.index_source(file)
+        source = folder.index_source(file)
         try:
             found[file] = source, read_weight_map(source)
         except UnknownFormatError:  # JSON of another kind
             continue
         except FastloadError as error:
-            raise located(place.naming(error, file), source.path) from None
+            raise located(folder.naming(error, file), source.path) from None
     ranks = {file: _rank(said) for file, (_, said) in found.items()}
     best = [file for file in found if ranks[file] == min(ranks.values())]
     if len(best) > 1:
@@ -123,9 +123,9 @@ def _rank(said: WeightMap) -> int:
     return next((rank for rank, endings in enumerate(INDEX_RANKS) if file.endswith(endings)), len(INDEX_RANKS))
 
 
-def _find_checkpoint(place: Place, files: list[str]) -> FileSet | str:
+def _find_checkpoint(folder: Folder, files: list[str]) -> FileSet | str:
     """The one checkpoint among the files of a folder without an index: a set of them, or a single one."""
-    reasons = {file: _reason(place, file) for file in files}
+    reasons = {file: _reason(folder, file) for file in files}
     candidates = [file for file in files if not reasons[file] or file.endswith(CHECKPOINT_ENDINGS)]
     sets = [one for one in _sets(files) if not set(one.files.values()).isdisjoint(candidates)]
     if len(sets) == 1:
@@ -141,10 +141,10 @@ def _find_checkpoint(place: Place, files: list[str]) -> FileSet | str:
     raise UnknownFormatError(f"holds {len(shown)} checkpoints and no index: {_listed(shown)}; name the one to open")
 
 
-def _reason(place: Place, file: str) -> str:
+def _reason(folder: Folder, file: str) -> str:
     """Why a file is no checkpoint; "" where its bytes say that it is one."""
     try:
-        source = place.source(file, keep_open=False)
+        source = folder.source(file, keep_open=False)
         if formats.detect_container(source) is None:
             formats.detect(source)
     except FastloadError as error:

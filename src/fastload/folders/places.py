@@ -1,4 +1,4 @@
-"""Places: where the files of a checkpoint lie beside each other: a folder of the disk, or one within an archive.
+"""Where the files of a checkpoint lie beside each other: a folder of the disk, or one within an archive.
 
 Both list their files and open them. A name that a checkpoint gives for one of its files is checked by either, and never
 leads out of the folder.
@@ -15,10 +15,10 @@ from fastload.members import Archive
 from fastload.options import Options
 from fastload.source import Source
 
-__all__ = ["ArchivedFolder", "Folder", "Place"]
+__all__ = ["ArchivedFolder", "DiskFolder", "Folder"]
 
 
-class Place(Protocol):
+class Folder(Protocol):
     """A folder, wherever it is."""
 
     @property
@@ -56,7 +56,7 @@ class Place(Protocol):
         """*error*, which came of a file of it, so that it tells which."""
 
 
-class Folder:
+class DiskFolder:
     """A folder of the disk."""
 
     def __init__(self, path: str, options: Options) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, FormatError, LimitError, located
-from fastload.folders.places import Place
+from fastload.folders.places import Folder
 from fastload.folders.weight_map import WeightMap
 from fastload.options import Options
 from fastload.source import Handing, Source
@@ -30,11 +30,11 @@ SHOWN_NAMES = 3  # in an error
 class Shard:
     """One file of a checkpoint, opened when it is first needed."""
 
-    __slots__ = ("_lock", "_number", "_opened", "_options", "_place", "file")
+    __slots__ = ("_folder", "_lock", "_number", "_opened", "_options", "file")
 
-    def __init__(self, place: Place, file: str, number: int, options: Options) -> None:
+    def __init__(self, folder: Folder, file: str, number: int, options: Options) -> None:
         self.file = file
-        self._place = place
+        self._folder = folder
         self._number = number
         self._options = options
         self._lock = threading.Lock()
@@ -57,11 +57,11 @@ class Shard:
 
     def _open(self) -> Tensors:
         try:
-            self._place.check(self.file)  # which may have become something else
-            source = self._place.source(self.file, keep_open=False)
+            self._folder.check(self.file)  # which may have become something else
+            source = self._folder.source(self.file, keep_open=False)
             return open_source(source, self._options, self._number * PARTS)
         except FastloadError as error:
-            raise self._place.naming(error, self.file) from None
+            raise self._folder.naming(error, self.file) from None
 
 
 class ShardedTensors:
@@ -228,7 +228,7 @@ class ShardedTensors:
 
 
 def open_index(
-    path: str | None, name: str, source: Source, said: WeightMap, place: Place, options: Options
+    path: str | None, name: str, source: Source, said: WeightMap, folder: Folder, options: Options
 ) -> ShardedTensors:
     """The tensors of an index; of the files that it names it is checked that they are there.
 
@@ -242,7 +242,7 @@ def open_index(
         Its bytes.
     said : WeightMap
         What it says.
-    place : Place
+    folder : Folder
         Where the files are.
 
     Raises
@@ -255,10 +255,10 @@ def open_index(
     numbers = {file: number for number, file in enumerate(dict.fromkeys(said.files.values()))}
     if len(numbers) > MAX_SHARDS:
         raise LimitError(f"the index names {len(numbers):,} files, more than {MAX_SHARDS:,}", path=source.path)
-    shards = [Shard(place, file, number, options) for file, number in numbers.items()]
+    shards = [Shard(folder, file, number, options) for file, number in numbers.items()]
     for file in numbers:
         try:
-            place.check(file)
+            folder.check(file)
         except FastloadError as error:
             held = [name for name, its in said.files.items() if its == file]
             error.message += f"; the index says that it holds {_listed(held)}"
@@ -268,14 +268,14 @@ def open_index(
     return ShardedTensors(path, shards, rows, shard_of, index=(name, source), metadata=said.metadata)
 
 
-def open_set(place: Place, files: list[str], options: Options) -> ShardedTensors:
+def open_set(folder: Folder, files: list[str], options: Options) -> ShardedTensors:
     """The tensors of all *files* of a folder, one file after the other.
 
     Where two come to one name, the later gets `#2`, `#3` and so on.
     """
     if len(files) > MAX_SHARDS:
-        raise LimitError(f"holds a set of {len(files):,} files, more than {MAX_SHARDS:,}", path=place.path)
-    shards = [Shard(place, file, number, options) for number, file in enumerate(files)]
+        raise LimitError(f"holds a set of {len(files):,} files, more than {MAX_SHARDS:,}", path=folder.path)
+    shards = [Shard(folder, file, number, options) for number, file in enumerate(files)]
     free = FreeNames()
     rows: dict[str, int] = {}
     shard_of: list[int] = []
@@ -286,7 +286,7 @@ def open_set(place: Place, files: list[str], options: Options) -> ShardedTensors
             rows[free.take(name)] = len(rows)
         shard_of.extend([number] * len(names))
         own.extend(range(len(names)))
-    return ShardedTensors(place.path, shards, rows, shard_of, own)
+    return ShardedTensors(folder.path, shards, rows, shard_of, own)
 
 
 def _listed(names: list[str]) -> str:
