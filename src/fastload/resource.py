@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["open_embedded", "open_resource"]
 
 RUNNING = "/proc/self/exe"  # the program of this process, where the system has such a link
+UNPACKER = "NUITKA_ONEFILE_PARENT"  # the process that has unpacked this one out of the one file of Nuitka
 
 
 def open_resource(package: str | ModuleType, name: str, **options: Any) -> Checkpoint:
@@ -125,7 +126,11 @@ def open_embedded(
 
 
 def _own_path() -> str:
-    """The file of the running program."""
+    """The file of the running program; of one that Nuitka made one file of, that file."""
+    if getattr(globals().get("__compiled__"), "onefile", False):
+        outer = os.path.realpath(f"/proc/{os.environ.get(UNPACKER)}/exe")
+        if os.path.isfile(outer):
+            return outer
     if not getattr(sys, "frozen", False) and os.path.exists(RUNNING):
         path = os.path.realpath(RUNNING)
         return path if os.path.exists(path) else RUNNING  # which still leads to a program that was replaced
