@@ -157,6 +157,19 @@ def test_tools_that_freeze_programs_find_every_module_by_its_import():
     assert used - found == set()
 
 
+def test_no_tuple_that_is_taken_apart_makes_a_memoryview():
+    """Nuitka 4.3 copies the parts of such a tuple, and gives up the whole program at a copied call of memoryview."""
+    taken_apart = [
+        ast.unparse(node.value)
+        for path in MODULES.values()
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
+    ]
+
+    assert taken_apart and not [text for text in taken_apart if "memoryview(" in text]
+
+
 def test_formats_and_plan_do_not_know_each_other():
     for module, path in MODULES.items():
         if part(module) in {"formats", "plan"}:

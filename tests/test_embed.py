@@ -1,9 +1,12 @@
 """Models in executables: found and mapped in place, replaced and removed, and the program itself untouched."""
 
 import os
+import shutil
 import stat
 import struct
+import subprocess
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from fastload import (
     TruncatedError,
     UnsupportedError,
     elf,
+    resource,
 )
 from fastload.source import Source
 from programs import PAYLOAD, TEXT, program, program_with_model, read_sections, section
@@ -296,3 +300,22 @@ def test_the_running_program_is_asked_first():
         fastload.open_embedded("no.such.model")
 
     assert os.path.samefile(caught.value.path, os.path.realpath("/proc/self/exe"))
+
+
+@pytest.mark.skipif(shutil.which("sleep") is None, reason="this system has no program to be the other process")
+def test_of_one_file_that_nuitka_has_made_the_program_that_unpacked_this_one_is_asked(models, tmp_path, monkeypatch):
+    outer = shutil.copy(os.path.realpath(shutil.which("sleep")), tmp_path / "outer")
+    fastload.embed_into(models[0], outer)
+    with subprocess.Popen([outer, "100"]) as process:
+        try:
+            monkeypatch.setenv("NUITKA_ONEFILE_PARENT", str(process.pid))
+            with pytest.raises((MemberNotFoundError, UnsupportedError)):
+                fastload.open_embedded()  # the variable alone may come from any program around
+            monkeypatch.setattr(resource, "__compiled__", SimpleNamespace(onefile=True), raising=False)
+
+            checkpoint = fastload.open_embedded()
+        finally:
+            process.kill()
+
+    assert checkpoint.source == ("embedded", str(outer), "weights")
+    assert set(checkpoint["w"].tolist()) == {1}

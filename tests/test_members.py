@@ -11,7 +11,7 @@ import pytest
 
 import fastload
 from builders import SMALLEST, WRAPPED, smallest_file
-from fastload import FormatError, LimitError, MemberNotFoundError, TruncatedError, UnsupportedError
+from fastload import FormatError, LimitError, MemberNotFoundError, TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.formats.zip_writer import ZipWriter
 from reading import mappings_of
 
@@ -154,12 +154,13 @@ def test_what_is_no_archive_has_no_members(tmp_path, format_name):
         fastload.open(tmp_path / "m", member="x")
 
 
-def test_a_folder_in_an_archive_and_an_empty_member_are_refused(tmp_path):
+def test_an_empty_member_is_refused(tmp_path):
     path = archive_of(tmp_path / "a.zip", {"folder/": b"", "empty": b""})
 
-    for name in ("folder/", "empty"):
-        with pytest.raises(TruncatedError, match="is empty"):
-            fastload.open(path, member=name)
+    with pytest.raises(TruncatedError, match="is empty"):
+        fastload.open(path, member="empty")
+    with pytest.raises(UnknownFormatError, match="with no checkpoint among its 0 files"):
+        fastload.open(path, member="folder/")
 
 
 def test_an_encrypted_member_is_refused(archive):

@@ -184,6 +184,31 @@ def test_a_package_that_tells_its_place_when_it_is_imported_has_its_files_mapped
         assert checkpoint.source == ("file", str(packages / "model.safetensors"), None)
 
 
+INDEX = b'{"weight_map": {"w": "model.safetensors"}}'
+
+
+@pytest.mark.parametrize("name", ["index.json", "weights/index.json", "weights", "weights/"])
+def test_a_sharded_checkpoint_is_opened_by_its_index_or_folder(packages, monkeypatch, name):
+    folder = "applied/data/weights" if "weights" in name else "applied/data"
+    files = {"applied/__init__.py": b"", "applied/data/__init__.py": b""}
+    files |= {f"{folder}/index.json": INDEX, f"{folder}/model.safetensors": DATA}
+    (packages / "disk" / folder).mkdir(parents=True)
+    with zipfile.ZipFile(packages / "app.pyz", "w") as archive:
+        for path, data in files.items():
+            (packages / "disk" / path).write_bytes(data)
+            archive.writestr(path, data)
+
+    for root, kinds in ((packages / "disk", {"file", "folder"}), (packages / "app.pyz", {"member"})):
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(root)
+            checkpoint = fastload.open_resource("applied.data", name, allow_copy=False)
+        assert checkpoint["w"].tolist() == [1, 2] and checkpoint.source.kind in kinds
+        mapped = root if root.is_file() else root / folder / "model.safetensors"
+        assert mappings_of(checkpoint["w"]) == {str(mapped)}
+        for module in [module for module in sys.modules if module.startswith("applied")]:
+            del sys.modules[module]
+
+
 def test_a_file_that_is_not_there_is_told_with_near_names(packages):
     make_package(packages)
 
@@ -199,7 +224,7 @@ def test_a_package_that_is_not_there_is_told():
         fastload.open_resource("applied_nowhere", "m")
 
 
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "a\0b", "."])
+@pytest.mark.parametrize("name", ["", "/", "/etc/passwd", "../x", "a/../b", "a//b", "a//", "a\0b", "."])
 def test_names_that_leave_the_package_are_refused(packages, name):
     make_package(packages)
 

@@ -353,6 +353,7 @@ class SplitDraft(NamedTuple):
                     f"holds {min(same)!r}, which is to be split, and would get another in its place: a crash amid that"
                     " would leave neither; give another folder, or another max_shard_bytes",
                     path=self.path,
+                    errno=errno.EEXIST,
                 )
 
     def _index(self) -> bytes:

@@ -14,7 +14,7 @@ import sysconfig
 from string import Template
 
 from fastload import atomic
-from fastload.errors import UnsupportedError, printable
+from fastload.errors import NotInstalledError, UnsupportedError, printable
 from fastload.source import Source
 
 __all__ = ["build", "check_compiler", "module_name", "source"]
@@ -159,7 +159,7 @@ def check_compiler() -> list[str]:
 
     Raises
     ------
-    UnsupportedError
+    NotInstalledError
         There is none on this machine.
     """
     import shutil
@@ -167,7 +167,7 @@ def check_compiler() -> list[str]:
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if os.name == "nt" or not command or shutil.which(command[0]) is None:
         named = repr(command[0]) if command else "none"
-        raise UnsupportedError(
+        raise NotInstalledError(
             f"needs a C compiler, and there is none here (Python names {named}): install gcc or clang, set CC, or build"
             " the source elsewhere"
         )
@@ -179,8 +179,10 @@ def build(path: str, module: str, *, overwrite: bool) -> str:
 
     Raises
     ------
+    NotInstalledError
+        There is no compiler.
     UnsupportedError
-        There is no compiler, or it fails.
+        It fails.
     """
     import subprocess
     from tempfile import TemporaryDirectory

@@ -120,8 +120,10 @@ def embed_c(
 
     Raises
     ------
+    NotInstalledError
+        There is no compiler.
     UnsupportedError
-        There is no compiler, or it fails; its message is quoted.
+        It fails; its message is quoted.
     """
     held, target = _model(model), os.fspath(path)
     module = csource.module_name(target)

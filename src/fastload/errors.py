@@ -16,6 +16,7 @@ __all__ = [
     "FormatError",
     "LimitError",
     "MemberNotFoundError",
+    "NotInstalledError",
     "PlanError",
     "SaveError",
     "TensorNotFoundError",
@@ -90,6 +91,10 @@ class LimitError(FormatError):
 
 class UnsupportedError(FastloadError, NotImplementedError):
     """The file is sound, but it, or this tensor of it, is something that fastload cannot give."""
+
+
+class NotInstalledError(UnsupportedError):
+    """What was asked for needs a package or a program that is not there; the message says which."""
 
 
 class PlanError(FastloadError, ValueError):

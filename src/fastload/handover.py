@@ -95,7 +95,8 @@ def to_torch_within(tensors: Tensors, row: int, handing: Handing, storages: Stor
     offset = array.__array_interface__["data"][0] - address
     if offset % size:
         # torch counts in elements from the start of a storage: one that begins with the tensor.
-        whole, offset = torch.frombuffer(memoryview(_root(array)).cast("B")[offset:], dtype=torch.uint8), 0
+        whole = torch.frombuffer(memoryview(_root(array)).cast("B")[offset:], dtype=torch.uint8)
+        offset = 0
     return _strided(whole, dtype, offset // size, shape, tuple(step // size for step in steps))
 
 

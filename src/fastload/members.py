@@ -7,7 +7,6 @@ that file, and are mapped where they lie. A deflated member has to be unpacked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from fastload._native import END_SEARCH_BYTES, Records, check, find_directory, find_prefix, read_directory
 from fastload.errors import (
@@ -18,10 +17,10 @@ from fastload.errors import (
     UnsupportedError,
     near_hint,
 )
-from fastload.options import Kind, Options
+from fastload.options import Options
 from fastload.source import Source, free_memory
 
-__all__ = ["is_zip", "open_member", "read_records"]
+__all__ = ["Archive", "find_embedded", "is_zip", "read_records"]
 
 MAX_OFFERED = 3  # names, in an error
 
@@ -51,40 +50,118 @@ def read_records(source: Source) -> Records:
         raise
 
 
-def open_member(source: Source, member: str, options: Options) -> tuple[Source, Kind]:
-    """The file that *source* holds under the name *member*, and how its bytes were had.
+def find_embedded(source: Source, name: str) -> Source | None:
+    """The model that was embedded into the executable *source* under a name; None where there is none."""
+    if name not in _list_embedded(source):
+        return None
+    from fastload import elf
+
+    return elf.find(source, name).part
+
+
+def _list_embedded(source: Source) -> list[str]:
+    from fastload import elf  # archives are opened by many who name no member
+
+    if not elf.is_elf(source):
+        return []
+    try:
+        return elf.list_names(source)
+    except (FormatError, UnsupportedError):  # of another sort, and may have an archive behind it all the same
+        return []
+
+
+class Archive:
+    """The files within a zip archive, by their names; something else may stand before it.
+
+    Parameters
+    ----------
+    source : Source
+        What holds it.
+    member : str
+        Which file of it is asked for, for the message where it is none.
 
     Raises
     ------
     MemberNotFoundError
-        There is none; the message offers near names.
-    UnsupportedError
-        The member is encrypted, compressed by another method than deflate, or compressed at
-        all and copies are not allowed.
-    LimitError
-        The member would inflate to more than `options.max_inflated`.
+        It is no archive.
+    FormatError
+        It is a damaged one.
     """
-    from fastload import elf  # archives are opened by many who name no member
 
-    embedded: list[str] = []
-    if elf.is_elf(source):
-        with suppress(FormatError, UnsupportedError):  # of another sort, and may have an archive behind it all the same
-            embedded = elf.list_names(source)
-        if member in embedded:
-            return elf.find(source, member).part, "embedded"
-    try:
-        archive, records = _open_archive(source)
-    except FormatError:
-        if is_zip(source.head()):
-            raise
-        raise _not_found(member, embedded, ": it is no zip archive, and no such model was embedded into it") from None
-    try:
-        number = records.find(member)
-    except UnicodeEncodeError:  # half a surrogate pair, which no record's name can hold
-        number = -1
-    if number < 0:
-        raise _not_found(member, records.list_names())
-    return _open_record(archive, records, number, member, options)
+    def __init__(self, source: Source, member: str) -> None:
+        self.path = source.path
+        try:
+            self._source, self._records = _open_archive(source)
+        except FormatError:
+            if is_zip(source.head()):
+                raise
+            why = ": it is no zip archive, and no such model was embedded into it"
+            raise _not_found(member, _list_embedded(source), why) from None
+
+    def names(self) -> list[str]:
+        """All names in it; those of folders end in a slash."""
+        return self._records.list_names()
+
+    def has_file(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return bool(name) and not name.endswith("/") and self._find(name) >= 0
+
+    def has_folder(self, name: str) -> bool:
+        """Whether there is a folder of that name: it need not be listed by itself."""
+        return bool(name) and any(listed.startswith(f"{name}/") for listed in self.names())
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a file lies there as it is."""
+        return self._records.is_view(self._find(name))
+
+    def check_copy(self, name: str, options: Options) -> None:
+        """Raise UnsupportedError where a file would have to be unpacked, and copies are not allowed."""
+        if not (options.allow_copy or self.is_stored(name)):
+            raise UnsupportedError(
+                f"member {name!r} is compressed, so that no tensor can be a view of it: make the archive anew with"
+                " stored members (`fastload pack`, `python -m zipapp` without -c, `zip -0`), or open it with"
+                " allow_copy=True"
+            )
+
+    def source(self, name: str, options: Options) -> Source:
+        """A file: a part of the archive, or unpacked from it.
+
+        Raises
+        ------
+        UnsupportedError
+            It is encrypted, or compressed by another method than deflate.
+        LimitError
+            It would inflate to more than `options.max_inflated`.
+        TruncatedError
+            It is empty.
+        """
+        archive, records, number = self._source, self._records, self._find(name)
+        check(records, number)
+        size = records.size(number)
+        if not size:
+            raise TruncatedError(f"member {name!r} is empty: it has 0 bytes, and is a failed copy")
+        if records.is_view(number):
+            return archive.part(archive.locate(records, number), size)
+        if options.max_inflated is None:
+            limit, whose = free_memory() // 2, "half of the free memory"
+        else:
+            limit, whose = options.max_inflated, "max_inflated"
+        if size > limit:
+            raise LimitError(
+                f"member {name!r} is compressed and inflates to {size:,} bytes, more than the {limit:,} that are"
+                f" {whose}: pass a larger max_inflated= to open, or unpack it first"
+            )
+        return archive.unpacked(archive.read_record(records, number))
+
+    def not_found(self, name: str) -> MemberNotFoundError:
+        """The error that offers what there is instead of *name*."""
+        return _not_found(name, self.names())
+
+    def _find(self, name: str) -> int:
+        try:
+            return self._records.find(name)
+        except UnicodeEncodeError:  # half a surrogate pair, which no record's name can hold
+            return -1
 
 
 def _open_archive(source: Source) -> tuple[Source, Records]:
@@ -98,29 +175,6 @@ def _open_archive(source: Source) -> tuple[Source, Records]:
             raise
     part = source.part(prefix, source.size - prefix)
     return part, read_records(part)
-
-
-def _open_record(archive: Source, records: Records, number: int, member: str, options: Options) -> tuple[Source, Kind]:
-    check(records, number)
-    if not records.size(number):
-        raise TruncatedError(f"member {member!r} is empty: it has 0 bytes, and is a folder or a failed copy")
-    if records.is_view(number):
-        return archive.part(archive.locate(records, number), records.size(number)), "member"
-    if not options.allow_copy:
-        raise UnsupportedError(
-            f"member {member!r} is compressed, so that no tensor can be a view of it: make the archive anew with stored"
-            " members (`fastload pack`, `python -m zipapp` without -c, `zip -0`), or open it with allow_copy=True"
-        )
-    if options.max_inflated is None:
-        limit, whose = free_memory() // 2, "half of the free memory"
-    else:
-        limit, whose = options.max_inflated, "max_inflated"
-    if records.size(number) > limit:
-        raise LimitError(
-            f"member {member!r} is compressed and inflates to {records.size(number):,} bytes, more than the"
-            f" {limit:,} that are {whose}: pass a larger max_inflated= to open, or unpack it first"
-        )
-    return archive.unpacked(archive.read_record(records, number)), "inflated"
 
 
 def _not_found(member: str, names: Sequence[str], why: str = "") -> MemberNotFoundError:

@@ -48,7 +48,8 @@ def open(
         disk costs more than that. "auto" is "read" on network file systems and "mmap" on others.
     member : str, optional
         The name of a file within *source*: of a member of a zip archive (.zip, .whl, .pyz, .npz), with its folders, or
-        of a model that was embedded into an executable. It is mapped in place, unless it is compressed.
+        of a model that was embedded into an executable. It is mapped in place, unless it is compressed. Of an archive
+        it may also be a folder (``"weights/"``), or the index of a sharded checkpoint.
     allow_copy : bool
         False refuses tensors that cannot be views of the file: compressed, encoded, big-endian or conjugated ones, and
         those that lie in several pieces.
@@ -85,19 +86,14 @@ def open(
     origin = None
     try:
         if member is not None:
-            from fastload.members import open_member
-
-            part, kind = open_member(Source.of(source, io), member, options)
+            tensors, kind = folders.open_member(Source.of(source, io), member, options)
             origin = CheckpointSource(kind, path, member)
-            tensors = open_source(part, options)
         elif path is not None:
             tensors = folders.open_path(path, options)
         else:
             assert not isinstance(source, (str, os.PathLike))
             tensors = open_source(Source.of(source, io), options)
     except FastloadError as error:
-        if origin is not None and repr(member) not in error.message:
-            error.message = f"member {member!r}: {error.message}"
         raise located(error, path) from None
     return planned(Checkpoint(tensors, options, origin), plan)
 

@@ -13,7 +13,7 @@ from fastload.errors import FastloadError, FormatError, UnsupportedError, locate
 from fastload.formats.zip_writer import ZipWriter
 from fastload.source import Source
 
-__all__ = ["PackReport", "check_main", "pack"]
+__all__ = ["MAIN", "PackReport", "check_main", "pack"]
 
 LEFT_OUT = "__pycache__"
 MAIN = "__main__.py"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["open_embedded", "open_resource"]
 
 RUNNING = "/proc/self/exe"  # the program of this process, where the system has such a link
+UNPACKER = "NUITKA_ONEFILE_PARENT"  # the process that has unpacked this one out of the one file of Nuitka
 
 
 def open_resource(package: str | ModuleType, name: str, **options: Any) -> Checkpoint:
@@ -42,7 +43,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     package : str or module
         Where the file lies; by its name, the package itself is imported only where its place is not known else.
     name : str
-        Of the file within the package, with folders divided by ``/``.
+        Of the file within the package, with folders divided by ``/``; of a sharded checkpoint, of its folder or index.
     **options
         As `fastload.open` has them.
 
@@ -57,7 +58,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     --------
     >>> checkpoint = fastload.open_resource("mypackage.data", "model.safetensors")  # doctest: +SKIP
     """
-    parts = name.split("/")
+    parts = name.removesuffix("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name or (os.sep != "/" and os.sep in name):
         raise ValueError(f"the name of a resource is a path within its package, with forward slashes, not {name!r}")
     spec = _spec(package)
@@ -65,7 +66,7 @@ def open_resource(package: str | ModuleType, name: str, **options: Any) -> Check
     missing = None
     for location in locations:
         path = os.path.join(location, *parts)
-        if os.path.isfile(path):
+        if os.path.exists(path):
             return opening.open(path, **options)
         archive, folder = _archive(location)
         if archive is not None:
@@ -125,7 +126,11 @@ def open_embedded(
 
 
 def _own_path() -> str:
-    """The file of the running program."""
+    """The file of the running program; of one that Nuitka made one file of, that file."""
+    if getattr(globals().get("__compiled__"), "onefile", False):
+        outer = os.path.realpath(f"/proc/{os.environ.get(UNPACKER)}/exe")
+        if os.path.isfile(outer):
+            return outer
     if not getattr(sys, "frozen", False) and os.path.exists(RUNNING):
         path = os.path.realpath(RUNNING)
         return path if os.path.exists(path) else RUNNING  # which still leads to a program that was replaced

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.crew import in_order
 from fastload.entry import TensorEntry
-from fastload.errors import FormatError, LimitError, UnsupportedError
+from fastload.errors import FormatError, LimitError, NotInstalledError, UnsupportedError
 from fastload.outgoing import of_tensor
 from fastload.source import Source
 
@@ -134,7 +134,7 @@ def sum_up(
 
     Raises
     ------
-    UnsupportedError
+    NotInstalledError
         The package that has the algorithm is not installed.
     """
     make = _maker(algorithm)
@@ -224,7 +224,7 @@ def _maker(algorithm: str) -> Callable[[], Hash]:
     try:
         return ALGORITHMS[algorithm]()
     except ImportError as error:
-        raise UnsupportedError(
+        raise NotInstalledError(
             f"checksums by {algorithm} need a package that is not installed: pip install {error.name}"
         ) from None
 

@@ -306,6 +306,19 @@ def test_a_phone_has_no_horizontal_scroll(phone, model, hostile):
     assert phone.get_log("browser") == []
 
 
+def test_a_few_differences_are_all_in_sight(desktop, phone, tmp_path):
+    fastload.save({f"w{n}": np.zeros(1) for n in range(5)}, tmp_path / "a.npz")
+    fastload.save({f"w{n}": np.ones(1) for n in range(5)}, tmp_path / "b.npz")
+    address = reported(tmp_path, tmp_path / "a.npz", tmp_path / "b.npz")
+
+    for browser in (desktop, phone):
+        browser.get(address)
+        settled(browser)
+        viewport = find(browser, "#differences-list .viewport")
+        sizes = browser.execute_script("return [arguments[0].scrollHeight, arguments[0].clientHeight]", viewport)
+        assert sizes[0] == sizes[1]
+
+
 def test_fifty_thousand_tensors_open_and_search_within_a_second(opened, tmp_path):
     data = {}
     for number in range(MANY):

@@ -37,11 +37,12 @@ def test_each_difference_is_a_line(tmp_path, capsys):
 
     assert main(["diff", a, b]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "- gone: float32 (2, 3)",
-        "~ shape: float32 (2, 3) → float32 (3, 2)",
-        "~ dtype: float32 (2, 3) → float16 (2, 3), equal values",
-        "~ values: 1 of 6 differ, by at most 1, 0.2 of the larger",
-        "+ new: float64 (1,)",
+        "-  gone    float32 (2, 3)",
+        "~  shape   float32 (2, 3) → float32 (3, 2)",
+        "~  dtype   float32 (2, 3) → float16 (2, 3), equal values",
+        "~  values  1 of 6 differ, by at most 1, 0.2 of the larger",
+        "+  new     float64 (1,)",
+        "",
         "4 tensors in both, 5 differences",
     ]
 

@@ -116,7 +116,7 @@ def test_bash_completes_verbs_flags_choices_and_files(script, tmp_path, monkeypa
 def test_without_shtab_completion_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
 
-    assert main(["--print-completion", "bash"]) == 3
+    assert main(["--print-completion", "bash"]) == 2
     assert capsys.readouterr() == (
         "",
         "fastload: completion needs the package shtab: pip install 'fastload-ckpt[completion]'\n",

@@ -1,14 +1,17 @@
 """The command line as a whole: exit statuses, one line on standard error, closed pipes, and what it imports."""
 
+import ast
 import os
+import pathlib
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
 import fastload
 from builders import safetensors_file, smallest_file
-from fastload import opening
+from fastload import cli, opening
 from fastload.cli import VERBS, main
 
 COMMAND = [sys.executable, "-X", "dev", "-m", "fastload"]
@@ -140,6 +143,92 @@ def test_a_bad_file_is_status_3_and_one_line_with_its_name(verb, content, tmp_pa
 def test_a_folder_is_status_3_and_one_line(verb, tmp_path, capsys):
     assert main([verb, str(tmp_path), *NEEDED.get(verb, [])]) == 3
     assert capsys.readouterr().err.startswith(f"fastload: {tmp_path}: is a folder")
+
+
+WRITING = {  # what makes a verb write to `made`
+    "bench": ["{}", "--against", "none", "--repeat", "1", "--plot", "made.svg"],
+    "convert": ["{}", "made.pt"],
+    "embed": ["{}", "--c", "-o", "made.c"],
+    "merge": ["{}", "-o", "made.pt"],
+    "pack": [".", "-o", "../made.zip"],
+    "report": ["{}", "-o", "made.html"],
+    "split": ["{}", "made"],
+    "verify": ["{}", "--write-sums", "made.json"],
+}
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_what_is_there_already_is_status_2_and_says_the_flag(verb, small, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    line = [verb, *(argument.format(small) for argument in WRITING[verb])]
+    assert main(line) == 0
+    capsys.readouterr()
+
+    assert main(line) == 2
+
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "already: give --overwrite to replace" in err
+    assert main([*line, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["convert", "{}", "folder"], "the suffix '' tells no format: give --format, one of"),
+        (["merge", "{}", "-o", "m.xyz"], "the suffix '.xyz' tells no format: give --format, one of"),
+        (["convert", "{}", "folder", "--format", "npz", "--overwrite"], "is a folder, and no file"),
+        (["ls", "{}", "--subtree", "nothing"], "nothing"),
+        (["ls", "{}", "--rename", "a=b"], "no tensor 'a'"),
+        (["show", "{}", "v"], "no tensor 'v'"),
+        (["pack", "folder", "-o", "a.pyz"], "FOLDER has no __main__.py, so that there is nothing to run: give --main"),
+        (["pack", "program", "-o", "a.pyz", "--main", "a:b"], "FOLDER has a __main__.py, which --main would replace"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_another_command_would_do_is_status_2(line, said, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__main__.py").touch()
+
+    assert main([argument.format(small) for argument in line]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == "" and said in err
+
+
+def test_a_package_that_is_missing_is_status_2_and_named(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "blake3", None)
+
+    assert main(["verify", small, "--write-sums", f"{tmp_path}/s.json", "--algorithm", "blake3"]) == 2
+
+    assert capsys.readouterr().err.endswith(
+        "checksums by blake3 need a package that is not installed: pip install blake3\n"
+    )
+
+
+def test_what_is_said_as_a_flag_is_what_the_library_says():
+    sources = "".join(
+        "".join(node.value for node in ast.walk(ast.parse(path.read_text())) if _is_text(node))
+        for path in pathlib.Path(fastload.__file__).parent.rglob("*.py")
+        if path.parent.name != "cli"
+    )
+
+    assert [said for said, _ in cli.AS_FLAGS if said not in sources] == []
+
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_a_wheel_says_the_flag_for_what_is_in_it(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("weights/m.safetensors", smallest_file("safetensors"))
+
+    assert main(["ls", f"{tmp_path}/m.zip"]) == 3
+
+    assert capsys.readouterr().err.endswith("open it with --member 'weights/m.safetensors'\n")
 
 
 UNBUFFERED = [{}, {"PYTHONUNBUFFERED": "1"}]

@@ -25,7 +25,7 @@ def test_a_folder_is_packed_and_run(folder, tmp_path, capsys):
     assert said.out.startswith(f"wrote {archive}: 3 files, ")
     assert said.err == "fastload: fast.so cannot be imported out of an archive: install it beside\n"
     assert subprocess.run([sys.executable, archive], capture_output=True, check=True).stdout == b"hello\n"
-    assert main(["pack", str(folder), "-o", archive, "--main", "hello:run"]) == 3
+    assert main(["pack", str(folder), "-o", archive, "--main", "hello:run"]) == 2
     assert main(["pack", str(folder), "-o", archive, "--main", "hello:run", "--overwrite"]) == 0
 
 

@@ -91,7 +91,7 @@ def test_modules_of_a_whole_model_have_their_classes(output, tmp_path):
 def test_what_is_there_is_replaced_only_if_asked(model, output, capsys):
     output.write_text("mine")
 
-    assert main(["report", model, "-o", str(output)]) == 3
+    assert main(["report", model, "-o", str(output)]) == 2
     assert capsys.readouterr().err.endswith("is there already: give --overwrite to replace it\n")
     assert output.read_text() == "mine"
     assert main(["report", model, "-o", str(output), "--overwrite"]) == 0
@@ -100,7 +100,7 @@ def test_what_is_there_is_replaced_only_if_asked(model, output, capsys):
 def test_the_checkpoint_itself_is_never_replaced(model, tmp_path, capsys):
     (tmp_path / "link").symlink_to(model)
 
-    assert main(["report", model, "-o", f"{tmp_path}/link", "--overwrite"]) == 3
+    assert main(["report", model, "-o", f"{tmp_path}/link", "--overwrite"]) == 2
     assert "is of the checkpoint itself" in capsys.readouterr().err
     assert fastload.open(model)["m.w"].tolist() == W.tolist()
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from builders import tensor, torch_file
+from builders import safetensors_file, tensor, torch_file
 from fastload.cli import main
 from fastload.cli.table import (
     MAX_ALIGNED_WIDTH,
@@ -135,11 +135,11 @@ def test_a_cell_goes_on_in_the_next_line():
     assert lines == ["a  b", "1  one two three", "   four", "2"]
 
 
-@given(st.text(), st.integers(2, 40))
-def test_wrapping_keeps_every_letter(text, limit):
-    lines = wrap(text, limit)
+@given(st.text(), st.integers(2, 40), st.integers(2, 40))
+def test_wrapping_keeps_every_letter(text, limit, further):
+    lines = wrap(text, limit, further)
 
-    assert all(width(line) <= limit for line in lines)
+    assert width(lines[0]) <= limit and all(width(line) <= further for line in lines[1:])
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
@@ -156,6 +156,8 @@ LISTINGS = {  # with the module that lays each out
     "stats": "stats m.pt",
     "scan": "scan m.pt",
     "show": "show m.pt w",
+    "diff": "diff m.pt other.safetensors",
+    "tree": "tree m.pt",
     "doctor": "doctor m.pt",
     "writing": "convert m.pt new.safetensors --dry-run",
     "bench": "bench m.pt --against none --repeat 1",
@@ -167,6 +169,7 @@ LISTINGS = {  # with the module that lays each out
 def test_every_table_fits_the_terminal(module, columns, tmp_path, monkeypatch, capsys):
     values = {"w": tensor("float32", (2,), [1, -1e30]), "模型" * 99: tensor("float64", (1,) * 30, [1 / 3])}
     (tmp_path / "m.pt").write_bytes(torch_file(values | {"o": Call(Global("a_module" * 9, "Thing"), ())}))
+    (tmp_path / "other.safetensors").write_bytes(safetensors_file({"w": ("F32", (2,), bytes(8))}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(import_module(f"fastload.cli.{module}"), "terminal_width", lambda: columns)
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib import import_module
 
 import pytest
 import torch
@@ -181,3 +182,19 @@ def test_a_tree_too_long_for_a_person_is_status_3_and_fine_as_json(tmp_path, cap
 
 def test_the_smallest_file(tree):
     assert tree(smallest_file("pytorch-zip")).startswith("w: float32 (2,)\n")
+
+
+def test_what_is_too_long_for_a_terminal_goes_on_further_to_the_right(tmp_path, monkeypatch, capsys):
+    torch.save(nn.Sequential(nn.BatchNorm2d(64)), tmp_path / "m.pt")
+    monkeypatch.setattr(import_module("fastload.cli.tree"), "terminal_width", lambda: 40)
+
+    assert main(["tree", f"{tmp_path}/m.pt"]) == 0
+
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "Sequential(",
+        "  (0): BatchNorm2d(64, eps=1e-05,",
+        "      momentum=0.1, affine=True,",
+        "      bias=True,",
+        "      track_running_stats=True)",
+        ")",
+    ]

@@ -46,6 +46,13 @@ def test_elf_section_in_a_pyinstaller_onefile(model, onefile, tmp_path, measure)
     )
 
 
+def test_a_data_file_in_a_pyinstaller_onefile_is_unpacked_at_every_start(application, onefile, tmp_path, measure):
+    """What a section spares its users, for comparison."""
+    program = pyinstaller(application, tmp_path, "--onefile", "--collect-data", "appmodel")
+
+    measure("PyInstaller onefile, data file", [program], "resource", kind="file", without=[onefile])
+
+
 def test_elf_section_in_a_program_in_a_folder(model, application, tmp_path, measure):
     folder = pyinstaller(application, tmp_path, "--onedir")
 

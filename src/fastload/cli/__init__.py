@@ -2,12 +2,15 @@
 
 Standard output is data, standard error is talk. Exit status: 0 fine, 1 something was found or differs, 2 wrong usage, 3
 bad or unreadable file, with one line that says why; 130 after Ctrl-C and 141 on a closed pipe, both without a word.
+Usage is wrong, too, where another command or one more package would do: a plan that does not fit the checkpoint, a file
+that is there already. Of 3, a file is to blame, or the disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -16,7 +19,15 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol, cast
 
 from fastload import __version__
-from fastload.errors import FastloadError, located, printable
+from fastload.errors import (
+    FastloadError,
+    NotInstalledError,
+    PlanError,
+    SaveError,
+    TensorNotFoundError,
+    located,
+    printable,
+)
 
 __all__ = ["VERBS", "Verb", "main", "whole_parser"]
 
@@ -25,10 +36,24 @@ BAD_FILE = 3
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 SHELLS = ("bash", "zsh", "tcsh")
 CLOSED_PIPE = 141  # 128 + SIGPIPE
+REFUSALS = (FileExistsError, NotInstalledError, PlanError, TensorNotFoundError)  # that another command would mend
+IN_THE_WAY = (errno.EEXIST, errno.EISDIR)  # of what cannot be saved
+AS_FLAGS = (  # what messages advise to programs, as it is said at a terminal
+    ("give overwrite=True", "give --overwrite"),
+    ("use overwrite=True", "use --overwrite"),
+    ("lossy=True saves without it, and metadata={} leaves a checkpoint's own metadata out", "--lossy saves without it"),
+    ("another max_shard_bytes", "another --max-shard-size"),
+    ("say which counts with prefer=", "say which counts with --prefer"),
+    ("name the checkpoint in it, as member=", "name the checkpoint in it with --member"),
+    ("open it with member=", "open it with --member "),
+    ("pass a larger max_inflated= to open, or unpack it first", "unpack it first"),
+)
 
 ABOUT = """\
 Look into model checkpoints, and write them in other formats, without running anything in
-them. Exit status: 0 fine, 1 something was found or differs, 2 wrong usage, 3 bad or unreadable file."""
+them. Exit status: 0 fine, 1 something was found or differs, 2 wrong usage (of a plan, too, that
+does not fit the checkpoint, and where something is there already, or a package is not), 3 bad
+or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload ls --collapse model.safetensors"
 
 
@@ -84,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = INTERRUPTED
     except (FastloadError, OSError) as error:
         _say(f"fastload: {_line(error)}")
-        status = BAD_FILE
+        status = USAGE if _is_refusal(error) else BAD_FILE
     _let_go_of_output()
     return status
 
@@ -160,12 +185,22 @@ def _help(about: str, example: str) -> dict[str, Any]:
     }
 
 
+def _is_refusal(error: FastloadError | OSError) -> bool:
+    """Whether another command would do: what is written is there already, or would lose something, or does not fit."""
+    if isinstance(error, SaveError):
+        return bool(error.lost) or error.errno in IN_THE_WAY
+    return isinstance(error, REFUSALS)
+
+
 def _line(error: FastloadError | OSError) -> str:
     """What went wrong, on one line."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror and not isinstance(error, FastloadError):
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        return printable(f"{place}{error.strerror}")
-    return printable(str(error))
+        text = f"{place}{error.strerror}"
+    for said, as_flag in AS_FLAGS:
+        text = text.replace(said, as_flag)
+    return printable(text)
 
 
 def _say(line: str) -> None:

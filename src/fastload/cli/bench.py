@@ -13,7 +13,7 @@ from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
 from fastload.cli import flags
 from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
+from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, plain, prose, terminal_width
 from fastload.dtypes import CODES
 from fastload.errors import printable
 
@@ -26,7 +26,8 @@ Measure how fast a checkpoint is read on this machine, beside the libraries that
 and what the machine can do at best. Each measurement has a process of its own; all have their
 turn in each round. Shown are medians, and the lowest and highest. Nothing in the file is run.
 Peers: {", ".join(PEERS)}.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file."""
 EXAMPLE = "fastload bench model.safetensors --against safetensors,safetensors-torch --cold"
 
 NO_PEERS = "none"
@@ -35,7 +36,7 @@ STANDARD_OUTPUT = "-"
 DEFAULT_ROUNDS = 5
 
 COLUMNS = (
-    Column("reader", gives="middle"),
+    Column("reader"),
     Column("time", right=True, style="bold"),
     Column("low – high", right=True, leave=3),
     Column("GB/s", right=True, style="green", leave=1),
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"print one JSON object: schema {SCHEMA}, sizes in bytes; or write it to a file, and print the table",
     )
     parser.add_argument("--plot", metavar="FILE.svg", help="draw a chart of bars")
+    flags.add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastload.benching.run import choose, look_at, measure  # 10 ms, which the other verbs can do without
 
     for path in (None if arguments.json == STANDARD_OUTPUT else arguments.json, arguments.plot):
-        _check_folder(path)  # before the minutes that measuring takes
+        _check_target(path, arguments.overwrite)  # before the minutes that measuring takes
     subject = look_at(arguments.path)
     peers, refused = choose(arguments.against, subject.source["format"])
     with progress("measuring", counts="measurements") as watch:
@@ -107,9 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(report, painter())))
         if arguments.json is not None:
-            _write(arguments.json, f"{told}\n")
+            _write(arguments.json, f"{told}\n", arguments.overwrite)
     if arguments.plot is not None:
-        _write(arguments.plot, _drawn(report))
+        _write(arguments.plot, _drawn(report), arguments.overwrite)
     return 0
 
 
@@ -143,13 +145,15 @@ def _document(report: Report) -> str:
     )
 
 
-def _check_folder(path: str | None) -> None:
+def _check_target(path: str | None, overwrite: bool) -> None:
     if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
+    if path is not None and os.path.exists(path) and not overwrite:
+        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
 
 
-def _write(path: str, text: str) -> None:
-    with publish(path, overwrite=True) as file:
+def _write(path: str, text: str, overwrite: bool) -> None:
+    with publish(path, overwrite=overwrite) as file:
         file.write(text.encode())
 
 
@@ -157,13 +161,10 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
     """The report as people read it."""
     source, machine, settings = report["source"], report["machine"], report["settings"]
     files = f" in {counted(source['files'], 'file')}" if source["files"] != 1 else ""
-    yield paint(
-        f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}, "
-        f"{human_size(source['nbytes'])}{files}",
-        "bold",
-    )
+    head = f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}"
+    yield from prose(f"{head}, {human_size(source['nbytes'])}{files}", paint, "bold")
     memory = f", {human_size(machine['memory'])} of memory" if machine["memory"] else ""
-    yield f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}"
+    yield from prose(f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}", paint)
     yield f"medians of {counted(settings['repeat'], 'round')}, each measurement in a process of its own"
     for state in ("warm", "cold"):
         found = [row for row in report["results"] if row["state"] == state]
@@ -173,17 +174,35 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
                 yield ""
                 shown = about if question != "cast" else f"{about}: {settings['dtype']}"
                 yield paint(f"{state}, {shown}", "bold")
-                yield from layout(COLUMNS, map(_cells, rows), paint, limit=terminal_width())
+                yield from _table(rows, paint)
     yield ""
     yield from layout(LIMIT_COLUMNS, map(_limit_cells, report["limits"]), paint, limit=terminal_width())
     yield ""
     for reader in report["readers"]:
-        yield f"{paint(reader['name'], 'bold')} {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"
+        about = f" {reader['version'] or ''}: {reader['work']}; runs {reader['executes']}"
+        yield from _paragraph(reader["name"], about, paint)
     for refusal in report["refused"]:
         about = f" ({refusal['question']})" if refusal["question"] else ""
-        yield f"{paint(printable(refusal['reader']), 'bold')}{about}: not measured: {printable(refusal['why'])}"
+        yield from _paragraph(
+            printable(refusal["reader"]), f"{about}: not measured: {printable(refusal['why'])}", paint
+        )
     for note in report["notes"]:
-        yield f"note: {printable(note)}"
+        yield from _paragraph("note", f": {printable(note)}", paint)
+
+
+def _paragraph(head: str, text: str, paint: Paint) -> Iterator[str]:
+    """A text whose first words stand out, in lines that the terminal has room for."""
+    first, *more = prose(head + text, plain)
+    yield paint(first[: len(head)], "bold") + first[len(head) :]
+    yield from more
+
+
+def _table(rows: list[Found], paint: Paint) -> list[str]:
+    """The rows of one question, without columns in which all cells are empty."""
+    cells = list(map(_cells, rows))
+    kept = [place for place in range(len(COLUMNS)) if any(row[place] for row in cells)]
+    columns = [COLUMNS[place] for place in kept]
+    return layout(columns, [[row[place] for place in kept] for row in cells], paint, limit=terminal_width())
 
 
 def _cells(row: Found) -> tuple[str, ...]:
@@ -192,7 +211,7 @@ def _cells(row: Found) -> tuple[str, ...]:
     return (
         row["reader"],
         _seconds(row["seconds"]["median"]),
-        f"{_seconds(row['seconds']['low'])} – {_seconds(row['seconds']['high'])}",
+        _range(row["seconds"]),
         f"{speed['median']:.2f}" if speed else "",
         f"{ratio['median']:,.2f}" if ratio else "",
         human_size(memory["private"]) if memory else "",
@@ -213,6 +232,13 @@ def _seconds(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.2f} {unit}"
     return f"{seconds * 1e6:.1f} µs"
+
+
+def _range(seconds: Spread) -> str:
+    """The least and the most of some times, with their unit once where they share it."""
+    low, high = _seconds(seconds["low"]), _seconds(seconds["high"])
+    number, _, unit = low.partition(" ")
+    return f"{number} – {high}" if high.endswith(f" {unit}") else f"{low} – {high}"
 
 
 def _drawn(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastload.errors import UnsupportedError
+from fastload.errors import NotInstalledError
 
 __all__ = ["completion"]
 
@@ -18,13 +18,13 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
     Raises
     ------
-    UnsupportedError
+    NotInstalledError
         The package that makes it is not installed.
     """
     try:
         import shtab
     except ImportError:
-        raise UnsupportedError("completion needs the package shtab: pip install 'fastload-ckpt[completion]'") from None
+        raise NotInstalledError("completion needs the package shtab: pip install 'fastload-ckpt[completion]'") from None
     for one in (parser, *_parsers(parser)):
         for action in one._actions:
             if _is_of_files(action):

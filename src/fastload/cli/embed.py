@@ -20,7 +20,8 @@ have made, also as one file; fastload.open_embedded(NAME) opens it in that progr
 program itself is not changed, and is whole at every moment.
 --c writes the C source of an extension module (-o _weights.c), whose _weights.data
 fastload.open views; --build compiles it, too. --output and --overwrite go with it.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file, or one that cannot be written."""
 EXAMPLE = "fastload embed model.safetensors --into dist/app"
 
 SCHEMA = "fastload.embed/1"

@@ -10,7 +10,6 @@ from typing import Any
 from fastload import opening
 from fastload.checkpoint import Checkpoint
 from fastload.cli import plan_flags
-from fastload.errors import SaveError
 
 __all__ = [
     "ANY_CHECKPOINT",
@@ -30,10 +29,12 @@ MAX_COUNT = 1000  # of threads or rounds; more would be a typing error
 ANY_CHECKPOINT = "a checkpoint: a file, a folder, an index of shards"
 
 
-def add_source(parser: argparse.ArgumentParser, *, plan: bool = False) -> None:
+def add_source(parser: argparse.ArgumentParser, *, plan: bool = False, metavar: str = "SOURCE") -> None:
     """Declare the checkpoint that is read, and the flags that say what of it is seen."""
-    parser.add_argument("path", metavar="SOURCE", help=ANY_CHECKPOINT)
-    parser.add_argument("--member", metavar="NAME", help="of a file within SOURCE: an archive, or an executable")
+    parser.add_argument("path", metavar=metavar, help=ANY_CHECKPOINT)
+    parser.add_argument(
+        "--member", metavar="NAME", help="what to open of an archive or executable: a file or folder in it"
+    )
     if plan:
         plan_flags.add_arguments(parser)
 
@@ -90,7 +91,7 @@ def check_target(path: str, overwrite: bool, opened: Checkpoint, given: str) -> 
 
     for source in (given, *files_of(opened).values()):
         if os.path.exists(source) and os.path.samefile(path, source):
-            raise SaveError("is of the checkpoint itself: give another name", path=path)
+            raise FileExistsError(errno.EEXIST, "is of the checkpoint itself: give another name", path)
 
 
 def count(text: str) -> int:

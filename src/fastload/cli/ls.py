@@ -9,7 +9,7 @@ from typing import Any
 from fastload.checkpoint import Checkpoint
 from fastload.cli import flags, rows, totals
 from fastload.cli.document import document, jsonable
-from fastload.cli.table import Column, Paint, counted, human_size, layout, painter, terminal_width
+from fastload.cli.table import NAME_WIDTH, Column, Paint, counted, human_size, layout, painter, prose, terminal_width
 from fastload.entry import TensorEntry
 from fastload.errors import printable
 from fastload.planned import Explanation
@@ -25,7 +25,7 @@ Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload ls --collapse --sort size model.safetensors"
 
 COLUMNS = (
-    Column("name", gives="middle"),
+    Column("name", gives="middle", least=NAME_WIDTH),
     Column("dtype", style="cyan", leave=1),
     Column("shape", gives="middle", leave=3),
     Column("size", right=True, style="green"),
@@ -108,7 +108,7 @@ def _foot(title: str, entries: Sequence[TensorEntry], paint: Paint) -> list[str]
     ]
     limit = terminal_width()
     listed = layout(SUM_COLUMNS, lines, paint, titles=False, limit=None if limit is None else limit - len(INDENT))
-    return [paint(head, "bold"), *(f"{INDENT}{line}" for line in listed)]
+    return [*prose(head, paint, "bold"), *(f"{INDENT}{line}" for line in listed)]
 
 
 def _json(arguments: argparse.Namespace, opened: Checkpoint, entries: Sequence[TensorEntry]) -> str:

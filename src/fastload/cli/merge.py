@@ -11,7 +11,8 @@ ABOUT = """\
 Write the tensors of several checkpoints as one file, in their order. A name that two of
 them have is an error that names both, unless --prefer says which counts. The steps of a
 plan are done to each of them.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file, or one that cannot be written."""
 EXAMPLE = "fastload merge encoder.pt decoder.pt -o model.safetensors"
 
 SCHEMA = "fastload.merge/1"
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge checkpoints."""
+    writing.check_format(arguments.output, arguments)
     made = draft_merge(
         arguments.sources,
         arguments.output,

@@ -26,9 +26,9 @@ table of all tensors to search and sort, and how the values of the largest ones 
 two checkpoints, also in what they differ. The page is one file that needs no network, and
 names in the checkpoint are text in it, whatever they hold. Histograms have {BINS} bins, of a
 sample of at most {SAMPLE_BYTES >> 20} MiB of each tensor. The steps of a plan are done to SOURCE; with --both
-to OTHER as well.
-Exit status: 0 fine, 1 the page is written, and shows that the two differ, 2 wrong usage,
-3 bad or unreadable file, or one that cannot be written."""
+to OTHER as well. --member is of SOURCE.
+Exit status: 0 fine, 1 the page is written, and shows that the two differ, 2 wrong usage, or
+what is written is there already, 3 bad or unreadable file, or one that cannot be written."""
 EXAMPLE = "fastload report model.safetensors -o report.html"
 
 SCHEMA = "fastload.report/1"

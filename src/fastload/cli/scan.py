@@ -6,7 +6,7 @@ import argparse
 
 from fastload.cli import flags
 from fastload.cli.document import document
-from fastload.cli.table import Column, counted, layout, painter, terminal_width
+from fastload.cli.table import NAME_WIDTH, Column, counted, layout, painter, prose, terminal_width
 from fastload.errors import printable
 from fastload.scan import PickledGlobal
 
@@ -22,7 +22,7 @@ SCHEMA = "fastload.scan/1"
 VERDICTS = ("dangerous", "imports", "harmless")  # the worst first
 STYLES = {"dangerous": "bold red", "imports": "yellow", "harmless": "green"}
 COLUMNS = (
-    Column("global", gives="middle"),
+    Column("global", gives="middle", least=NAME_WIDTH),
     Column("verdict", styles=STYLES),
     Column("what it would do", gives="lines"),
 )
@@ -59,4 +59,4 @@ def _text(title: str, found: list[PickledGlobal], counts: dict[str, int]) -> lis
     cells = [(printable(f"{row.module}.{row.name}"), row.verdict, row.reason) for row in rows]
     listed = [*layout(COLUMNS, cells, paint, limit=terminal_width()), ""] if rows else []
     sums = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count)
-    return [*listed, paint(f"{title}, {counted(len(found), 'global')}{f': {sums}' if sums else ''}", "bold")]
+    return [*listed, *prose(f"{title}, {counted(len(found), 'global')}{f': {sums}' if sums else ''}", paint, "bold")]

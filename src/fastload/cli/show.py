@@ -17,7 +17,7 @@ Show one tensor: where it lies and how, who shares its bytes, and the statistics
 values, of which min, max, mean and std are those of the finite ones. Reads its data piece
 by piece. Of a tensor that has no data (meta) or no numbers, the facts are all; of a
 quantised one, the values are the integers in the file.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or no such tensor in it."""
+Exit status: 0 fine, 2 wrong usage, or no such tensor in it, 3 bad or unreadable file."""
 EXAMPLE = "fastload show model.safetensors encoder.weight"
 
 SCHEMA = "fastload.show/1"

@@ -17,7 +17,8 @@ Write a checkpoint into FOLDER as model-00001-of-00002.safetensors and so on, wi
 model.safetensors.index.json as Hugging Face has it. The index comes last: a folder that
 has it is whole. The folder may hold no others of these names, unless --overwrite, which
 replaces them once the new ones are on the disk.
-Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file, or one that cannot be written."""
+Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
+file, or one that cannot be written."""
 EXAMPLE = "fastload split model.pt shards --max-shard-size 2GB"
 
 SCHEMA = "fastload.split/1"
@@ -29,7 +30,7 @@ UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `split`."""
-    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
+    flags.add_source(parser)
     parser.add_argument("folder", metavar="FOLDER", help="where to write; made if it is not there")
     parser.add_argument(
         "--max-shard-size",
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder,
         max_shard_bytes=arguments.max_shard_size,
         lossy=arguments.lossy,
+        member=arguments.member,
         **plan_flags.plan_of(arguments),
     )
     sums = {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in made.shards.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from fastload.cli import flags, rows
 from fastload.cli.document import document, in_parts, jsonable
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, counted, layout, number, painter, terminal_width
+from fastload.cli.table import NAME_WIDTH, Column, counted, layout, number, painter, prose, terminal_width
 from fastload.errors import printable
 from fastload.statistics import Statistics, Surveyed, survey
 
@@ -26,7 +26,7 @@ EXAMPLE = "fastload stats model.safetensors --include '*.weight' --sort max"
 SCHEMA = "fastload.stats/1"
 MEASURES = Statistics._fields
 COLUMNS = (
-    Column("name", gives="middle"),
+    Column("name", gives="middle", least=NAME_WIDTH),
     Column("dtype", style="cyan", leave=7),
     Column("shape", gives="middle", leave=8),
     Column("min", right=True, leave=2),
@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         head = f"{printable(arguments.path)}: {format}, {counted(sums['tensors'], 'tensor')}"
         rest = f"{sums['nans']:,} NaN, {sums['infinities']:,} infinite"
         without = sums["tensors"] - sums["measured"]
-        print(paint(f"{head}, {rest}{f', {without:,} without statistics' if without else ''}", "bold"))
+        foot = f"{head}, {rest}{f', {without:,} without statistics' if without else ''}"
+        print("\n".join(prose(foot, paint, "bold")))
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
+    "NAME_WIDTH",
     "Column",
     "Paint",
     "counted",
@@ -18,6 +19,7 @@ __all__ = [
     "number",
     "painter",
     "plain",
+    "prose",
     "shorten",
     "terminal_width",
     "width",
@@ -33,6 +35,7 @@ GAP = "  "
 # bound, one name of a megabyte would pad 100,000 others to a megabyte each.
 MAX_ALIGNED_WIDTH = 200
 MIN_WIDTH = 12  # to which a column that gives way is narrowed before others are left out
+NAME_WIDTH = 28  # the same of names, which less would not tell from each other
 NO_STYLES: Mapping[str, str] = {}
 
 
@@ -52,6 +55,8 @@ class Column(NamedTuple):
         How it gives way: "" not at all, "middle" its cells lose their middle, "lines" they go on in the next line.
     leave : int
         Where there is no room, the column with the highest number is left out, and so on; never one with 0.
+    least : int
+        The columns of the terminal that one which gives way keeps, as long as there are others to leave out.
     """
 
     title: str
@@ -60,6 +65,7 @@ class Column(NamedTuple):
     styles: Mapping[str, str] = NO_STYLES
     gives: str = ""
     leave: int = 0
+    least: int = MIN_WIDTH
 
 
 def layout(
@@ -92,7 +98,7 @@ def _fitted(
     heads = [width(column.title) if titled else 0 for column in columns]
     natural = [max(head, *map(width, texts)) if texts else head for head, texts in zip(heads, cells, strict=True)]
     least = [
-        max(head, min(size, MIN_WIDTH)) if column.gives else size
+        max(head, min(size, column.least)) if column.gives else size
         for column, head, size in zip(columns, heads, natural, strict=True)
     ]
     kept = list(range(len(columns)))
@@ -102,13 +108,18 @@ def _fitted(
 
     while spare() < 0 and any(columns[place].leave for place in kept):
         kept.remove(max(kept, key=lambda place: columns[place].leave))
+    if spare() < 0:
+        least = [
+            min(size, max(head, MIN_WIDTH)) if column.gives else size
+            for column, head, size in zip(columns, heads, least, strict=True)
+        ]
     left = max(spare(), 0)
     widths = dict(zip(kept, (least[place] for place in kept), strict=True))
-    for share in (2, 1):  # half of the room at first, so that there is some for the columns behind
-        for place in kept:
-            more = min(natural[place] - widths[place], left // share)
-            widths[place] += more
-            left -= more
+    # Each column has an equal share, and those who need less than theirs leave the rest to the others.
+    for done, place in enumerate(sorted(kept, key=lambda place: natural[place] - least[place])):
+        more = min(natural[place] - widths[place], left // (len(kept) - done))
+        widths[place] += more
+        left -= more
     for place in kept:
         if columns[place].gives == "middle":
             cells[place] = [shorten(text, widths[place]) for text in cells[place]]
@@ -177,20 +188,33 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - tail :]}"
 
 
-def wrap(text: str, limit: int) -> list[str]:
-    """*text* in lines of at most *limit* columns, broken at spaces, and within words that are longer than that."""
+def prose(text: str, paint: Paint, style: str = "") -> list[str]:
+    """*text* in lines that the terminal has room for; a single one where there is none."""
+    limit = terminal_width()
+    lines = [text] if limit is None else wrap(text, limit)
+    return [paint(line, style) for line in lines]
+
+
+def wrap(text: str, limit: int, further: int | None = None) -> list[str]:
+    """*text* in lines of at most *limit* columns, broken at spaces, and within words that are longer than that.
+
+    The second line and those below have *further* columns, if that is given.
+    """
     lines: list[str] = []
+    room, further = limit, limit if further is None else further
     line, used = "", 0
     for word in text.split(" "):
         size = width(word)
         if lines or line:
-            if used + 1 + size <= limit:
+            if used + 1 + size <= room:
                 line, used = f"{line} {word}", used + 1 + size
                 continue
             lines.append(line)
-        while size > limit:
-            count = max(_fitting(word, limit), 1)
+            room = further
+        while size > room:
+            count = max(_fitting(word, room), 1)
             lines.append(word[:count])
+            room = further
             word = word[count:]
             size = width(word)
         line, used = word, size

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastload.cli import flags
 from fastload.cli.document import document, jsonable
-from fastload.cli.table import counted
+from fastload.cli.table import counted, terminal_width, wrap
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError, printable
 from fastload.formats.torch.modules import ModuleNode
@@ -22,6 +22,7 @@ Exit status: 0 fine, 2 wrong usage, 3 bad or unreadable file."""
 EXAMPLE = "fastload tree model.pt"
 
 SCHEMA = "fastload.tree/1"
+HANGING = 4  # columns by which a line that goes on is moved in
 MAX_GROUPS = 64  # below one another; real names have a dozen dots, and hostile ones may have a million
 
 
@@ -43,8 +44,23 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(_json(arguments.path, format, root, is_grouped, entries))
         else:
-            print("\n".join(_text(f"{printable(arguments.path)}: {format}", root, is_grouped, entries)))
+            lines = _text(f"{printable(arguments.path)}: {format}", root, is_grouped, entries)
+            print("\n".join(_fitted("\n".join(lines), terminal_width())))
     return 0
+
+
+def _fitted(text: str, limit: int | None) -> Iterator[str]:
+    """The lines of *text*; those that are too long for *limit* columns go on below, further to the right."""
+    for line in text.split("\n"):
+        if limit is None or len(line) * 2 <= limit:  # no character takes more than two columns
+            yield line
+            continue
+        words = line.lstrip(" ")
+        begin = min(len(line) - len(words), limit // 2)  # of a tree so deep, what is in it has half of the room
+        hanging = min(begin + HANGING, limit // 2)
+        first, *more = wrap(words, limit - begin, limit - hanging)
+        yield " " * begin + first
+        yield from (" " * hanging + rest for rest in more)
 
 
 def _grouped(entries: Iterable[TensorEntry]) -> ModuleNode:

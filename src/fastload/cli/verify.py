@@ -20,8 +20,8 @@ was embedded into an executable (--member), the checksum is compared, too.
 of all tensors and files, and --sums compares with them. Those of tensors are of their
 elements alone, so that they hold for the checkpoint in any format; a file is compared if one
 of its name was summed.
-Exit status: 0 sound, 1 NaN, infinity or another sum was found, 2 wrong usage, 3 bad or
-unreadable file, and one line that says why."""
+Exit status: 0 sound, 1 NaN, infinity or another sum was found, 2 wrong usage, or a package
+is missing, or sums are there already, 3 bad or unreadable file, and one line that says why."""
 EXAMPLE = "fastload verify model.safetensors --values --sums model.sums.json"
 
 SCHEMA = "fastload.verify/1"

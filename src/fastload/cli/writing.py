@@ -12,16 +12,16 @@ from typing import Any
 from fastload.cli import flags, plan_flags
 from fastload.cli.document import document
 from fastload.cli.progress import progress
-from fastload.cli.table import Column, counted, human_size, layout, painter, terminal_width
+from fastload.cli.table import NAME_WIDTH, Column, counted, human_size, layout, painter, terminal_width
 from fastload.converting import watched
-from fastload.errors import printable
+from fastload.errors import UnsupportedError, printable
 from fastload.formats.writing import Outgoing
-from fastload.saving import WRITERS, Draft, least_size
+from fastload.saving import WRITERS, Draft, least_size, writer_of
 
-__all__ = ["add_arguments", "add_format", "list_tensors", "say_lost", "sum_up", "write"]
+__all__ = ["add_arguments", "add_format", "check_format", "list_tensors", "say_lost", "sum_up", "write"]
 
 COLUMNS = (
-    Column("name", gives="middle"),
+    Column("name", gives="middle", least=NAME_WIDTH),
     Column("dtype", style="cyan", leave=1),
     Column("shape", gives="middle", leave=2),
     Column("size", right=True, style="green"),
@@ -41,6 +41,15 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     """Declare the flag that names the format to write."""
     names = [writer.name for writer in WRITERS]
     parser.add_argument("--format", choices=names, help="instead of what the suffix tells")
+    parser.set_defaults(usage=parser.error)
+
+
+def check_format(destination: str, arguments: argparse.Namespace) -> None:
+    """Refuse a destination whose suffix tells no format, where nothing else does."""
+    try:
+        writer_of(destination, arguments.format)
+    except UnsupportedError as error:
+        arguments.usage(f"{destination}: {error.message.replace('format=', '--format')}")
 
 
 def write(made: Draft, what: str, arguments: argparse.Namespace, schema: str) -> int:

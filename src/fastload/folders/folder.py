@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastload import formats
 from fastload.errors import FastloadError, FormatError, LimitError, UnknownFormatError, UnsupportedError, located
-from fastload.folders import dcp, sharded
+from fastload.folders import sharded
+from fastload.folders.places import Folder
 from fastload.folders.weight_map import WeightMap, read_weight_map
 from fastload.options import Options
 from fastload.source import Source
@@ -63,54 +63,58 @@ class FileSet(NamedTuple):
         return [file for _, file in sorted(self.files.items())]
 
 
-def open_folder(path: str, options: Options) -> Tensors:
-    """The tensors of a folder: of its index, else of its one set of files, else of its single checkpoint."""
-    if os.path.isfile(os.path.join(path, ".metadata")):
-        return dcp.open_folder(path, options)
-    files = _list_files(path)
-    if "data.pkl" in files and os.path.isdir(os.path.join(path, "data")):
+def open_folder(folder: Folder, options: Options) -> tuple[Tensors, list[str]]:
+    """The tensors of a folder, and the files that they are in: of its index, its one set of files, its single one.
+
+    Raises
+    ------
+    UnknownFormatError
+        It holds no checkpoint, or several and no index.
+    FormatError
+        Its files are not what the index says, or not all there.
+    UnsupportedError
+        It is a PyTorch file that was unpacked.
+    """
+    files = folder.list_files()
+    if folder.has_file("data.pkl") and folder.has_folder("data"):
         raise UnsupportedError(
             "is a PyTorch file that was unpacked: pack it again, as with `zip -0 -r ../model.pt .` inside the folder"
         )
-    index = _pick_index(path, files, options)
+    index = _pick_index(folder, files)
     if index is not None:
-        return sharded.open_index(path, *index, options)
+        name, source, said = index
+        tensors = sharded.open_index(folder.path, folder.told(name), source, said, folder, options)
+        return tensors, list(said.files.values())
     if len(files) > MAX_PROBED_FILES:
         raise LimitError(f"holds {len(files):,} files and no index: name the checkpoint in it")
-    return _open_without_index(path, files, options)
+    found = _find_checkpoint(folder, files)
+    if isinstance(found, FileSet):
+        complete = found.complete()
+        return sharded.open_set(folder, complete, options), complete
+    try:
+        return open_source(folder.source(found), options), [found]
+    except FastloadError as error:
+        raise folder.naming(error, found) from None
 
 
-def _list_files(path: str) -> list[str]:
-    """The names of the files in a folder, sorted; not those of hidden ones."""
-    found = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            try:
-                if entry.is_file() and not entry.name.startswith("."):
-                    found.append(entry.name)
-            except OSError:  # a link that leads back to itself
-                continue
-    return sorted(found)
-
-
-def _pick_index(path: str, files: list[str], options: Options) -> tuple[Source, WeightMap] | None:
+def _pick_index(folder: Folder, files: list[str]) -> tuple[str, Source, WeightMap] | None:
     """The index of a folder; of several of different formats that for safetensors; None where there is none."""
     found: dict[str, tuple[Source, WeightMap]] = {}
     for file in files:
         if file != "index.json" and not file.endswith(".index.json"):
             continue
-        source = Source.of(os.path.join(path, file), options.io)
+        source = folder.index_source(file)
         try:
             found[file] = source, read_weight_map(source)
         except UnknownFormatError:  # JSON of another kind
             continue
         except FastloadError as error:
-            raise located(error, source.path) from None
+            raise located(folder.naming(error, file), source.path) from None
     ranks = {file: _rank(said) for file, (_, said) in found.items()}
     best = [file for file in found if ranks[file] == min(ranks.values())]
     if len(best) > 1:
         raise UnknownFormatError(f"holds {len(best)} indexes, {_listed(best)}: name the one to open")
-    return found[best[0]] if best else None
+    return (best[0], *found[best[0]]) if best else None
 
 
 def _rank(said: WeightMap) -> int:
@@ -119,14 +123,15 @@ def _rank(said: WeightMap) -> int:
     return next((rank for rank, endings in enumerate(INDEX_RANKS) if file.endswith(endings)), len(INDEX_RANKS))
 
 
-def _open_without_index(path: str, files: list[str], options: Options) -> Tensors:
-    reasons = {file: _reason(os.path.join(path, file), options) for file in files}
+def _find_checkpoint(folder: Folder, files: list[str]) -> FileSet | str:
+    """The one checkpoint among the files of a folder without an index: a set of them, or a single one."""
+    reasons = {file: _reason(folder, file) for file in files}
     candidates = [file for file in files if not reasons[file] or file.endswith(CHECKPOINT_ENDINGS)]
     sets = [one for one in _sets(files) if not set(one.files.values()).isdisjoint(candidates)]
     if len(sets) == 1:
-        return sharded.open_set(path, sets[0].complete(), options)
+        return sets[0]
     if not sets and len(candidates) == 1:
-        return open_source(Source.of(os.path.join(path, candidates[0]), options.io), options)
+        return candidates[0]
     if not candidates:
         foreign = [f"{file!r} {reason}" for file, reason in reasons.items() if not reason.startswith("is of no format")]
         said = f": {'; '.join(foreign[:SHOWN_FILES])}" if foreign else ""
@@ -136,10 +141,10 @@ def _open_without_index(path: str, files: list[str], options: Options) -> Tensor
     raise UnknownFormatError(f"holds {len(shown)} checkpoints and no index: {_listed(shown)}; name the one to open")
 
 
-def _reason(path: str, options: Options) -> str:
+def _reason(folder: Folder, file: str) -> str:
     """Why a file is no checkpoint; "" where its bytes say that it is one."""
     try:
-        source = Source.of(path, options.io, keep_open=False)
+        source = folder.source(file, keep_open=False)
         if formats.detect_container(source) is None:
             formats.detect(source)
     except FastloadError as error:

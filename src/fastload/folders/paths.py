@@ -10,7 +10,7 @@ import stat
 
 from fastload.errors import FormatError
 
-__all__ = ["inside"]
+__all__ = ["inside", "refuse_spelling"]
 
 
 def inside(folder: str, name: str, *, may_lack: bool = False) -> str:
@@ -34,7 +34,7 @@ def inside(folder: str, name: str, *, may_lack: bool = False) -> str:
         The name is empty or absolute, has a drive, a backslash, a NUL or `..`, leads out of the folder, or is not that
         of a regular file; or there is no such file.
     """
-    _refuse_spelling(name)
+    refuse_spelling(name)
     path = os.path.join(folder, name)
     try:
         leaves = "/" in name and not _is_within(folder, path)
@@ -55,8 +55,8 @@ def inside(folder: str, name: str, *, may_lack: bool = False) -> str:
     return path
 
 
-def _refuse_spelling(name: str) -> None:
-    """Refuse a name that could mean a place outside of its folder, on this system or another."""
+def refuse_spelling(name: str) -> None:
+    """Raise FormatError at a name that could mean a place outside of its folder, on this system or another."""
     if not name or "\0" in name:
         raise FormatError(f"{name!r} is no name of a file")
     if "\\" in name:

@@ -8,7 +8,6 @@ alone, so all their headers are read.
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from fastload.entry import FreeNames, TensorEntry
 from fastload.errors import FastloadError, FormatError, LimitError, located
-from fastload.folders import paths
+from fastload.folders.places import Folder
 from fastload.folders.weight_map import WeightMap
 from fastload.options import Options
 from fastload.source import Handing, Source
@@ -33,7 +32,7 @@ class Shard:
 
     __slots__ = ("_folder", "_lock", "_number", "_opened", "_options", "file")
 
-    def __init__(self, folder: str, file: str, number: int, options: Options) -> None:
+    def __init__(self, folder: Folder, file: str, number: int, options: Options) -> None:
         self.file = file
         self._folder = folder
         self._number = number
@@ -53,11 +52,16 @@ class Shard:
             with self._lock:
                 opened = self._opened
                 if opened is None:
-                    path = paths.inside(self._folder, self.file)  # which may have become something else
-                    source = Source.of(path, self._options.io, keep_open=False)
-                    opened = open_source(source, self._options, self._number * PARTS)
-                    self._opened = opened
+                    opened = self._opened = self._open()
         return opened
+
+    def _open(self) -> Tensors:
+        try:
+            self._folder.check(self.file)  # which may have become something else
+            source = self._folder.source(self.file, keep_open=False)
+            return open_source(source, self._options, self._number * PARTS)
+        except FastloadError as error:
+            raise self._folder.naming(error, self.file) from None
 
 
 class ShardedTensors:
@@ -65,8 +69,8 @@ class ShardedTensors:
 
     Parameters
     ----------
-    path : str
-        The folder or index, as it was given.
+    path : str or None
+        The folder or index, as it was given, or the archive that it is in.
     shards : list of Shard
     rows : dict of str to int
         The row of each name, in order from 0 on.
@@ -74,22 +78,22 @@ class ShardedTensors:
         The shard of each row.
     own : list of int, optional
         The row that each row has in its shard; by default that of the same name.
-    index : Source, optional
-        The index.
+    index : (str, Source), optional
+        The index, and what messages call it.
     metadata : dict, optional
         That of the index; by default that of all shards together.
     """
 
-    __slots__ = ("_index", "_metadata", "_names", "_own", "_path", "_rows", "_shard_of", "_shards")
+    __slots__ = ("_index", "_index_name", "_metadata", "_names", "_own", "_path", "_rows", "_shard_of", "_shards")
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         shards: list[Shard],
         rows: dict[str, int],
         shard_of: list[int],
         own: list[int] | None = None,
-        index: Source | None = None,
+        index: tuple[str, Source] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = path
@@ -98,12 +102,13 @@ class ShardedTensors:
         self._names = list(rows)
         self._shard_of = shard_of
         self._own = own
-        self._index = index
+        self._index_name = index[0] if index is not None else ""
+        self._index = index[1] if index is not None else None
         self._metadata = metadata
 
     @property
     def path(self) -> str | None:
-        """The folder or index, as it was given."""
+        """The folder or index, as it was given, or the archive that it is in."""
         return self._path
 
     @property
@@ -198,7 +203,7 @@ class ShardedTensors:
                 known = set(names)
                 extra = [name for name in tensors.list_names() if name not in known]
                 raise FormatError(
-                    f"holds {_listed(extra)} beyond what the index {self._path!r} lists", path=tensors.path
+                    f"holds {_listed(extra)} beyond what the index {self._index_name!r} lists", path=tensors.path
                 )
 
     def still_valid(self) -> bool:
@@ -215,24 +220,30 @@ class ShardedTensors:
         own = tensors.find(self._names[row])
         if own < 0:
             raise FormatError(
-                f"holds no tensor {self._names[row]!r}, which the index {self._path!r} promises",
+                f"holds no tensor {self._names[row]!r}, which the index {self._index_name!r} promises",
                 path=tensors.path,
                 format=tensors.format,
             )
         return tensors, own
 
 
-def open_index(path: str, source: Source, said: WeightMap, options: Options) -> ShardedTensors:
+def open_index(
+    path: str | None, name: str, source: Source, said: WeightMap, folder: Folder, options: Options
+) -> ShardedTensors:
     """The tensors of an index; of the files that it names it is checked that they are there.
 
     Parameters
     ----------
-    path : str
-        What the user opened: the index, or the folder that it is in.
+    path : str or None
+        What the user opened: the index, the folder that it is in, or an archive.
+    name : str
+        The index, as messages name it.
     source : Source
-        The index.
+        Its bytes.
     said : WeightMap
         What it says.
+    folder : Folder
+        Where the files are.
 
     Raises
     ------
@@ -241,33 +252,29 @@ def open_index(path: str, source: Source, said: WeightMap, options: Options) -> 
     LimitError
         It names more than `MAX_SHARDS` files.
     """
-    assert source.path is not None
-    # Since files are opened later, when the process may be in another folder.
-    folder = os.path.join(os.getcwd(), os.path.dirname(source.path))
     numbers = {file: number for number, file in enumerate(dict.fromkeys(said.files.values()))}
     if len(numbers) > MAX_SHARDS:
         raise LimitError(f"the index names {len(numbers):,} files, more than {MAX_SHARDS:,}", path=source.path)
     shards = [Shard(folder, file, number, options) for file, number in numbers.items()]
     for file in numbers:
         try:
-            paths.inside(folder, file)
+            folder.check(file)
         except FastloadError as error:
             held = [name for name, its in said.files.items() if its == file]
             error.message += f"; the index says that it holds {_listed(held)}"
             raise located(error, source.path) from None
     shard_of = list(map(numbers.__getitem__, said.files.values()))
     rows = dict(zip(said.files, range(len(shard_of)), strict=True))
-    return ShardedTensors(path, shards, rows, shard_of, index=source, metadata=said.metadata)
+    return ShardedTensors(path, shards, rows, shard_of, index=(name, source), metadata=said.metadata)
 
 
-def open_set(path: str, files: list[str], options: Options) -> ShardedTensors:
-    """The tensors of all *files* of the folder *path*, one file after the other.
+def open_set(folder: Folder, files: list[str], options: Options) -> ShardedTensors:
+    """The tensors of all *files* of a folder, one file after the other.
 
     Where two come to one name, the later gets `#2`, `#3` and so on.
     """
     if len(files) > MAX_SHARDS:
-        raise LimitError(f"holds a set of {len(files):,} files, more than {MAX_SHARDS:,}", path=path)
-    folder = os.path.join(os.getcwd(), path)
+        raise LimitError(f"holds a set of {len(files):,} files, more than {MAX_SHARDS:,}", path=folder.path)
     shards = [Shard(folder, file, number, options) for number, file in enumerate(files)]
     free = FreeNames()
     rows: dict[str, int] = {}
@@ -279,7 +286,7 @@ def open_set(path: str, files: list[str], options: Options) -> ShardedTensors:
             rows[free.take(name)] = len(rows)
         shard_of.extend([number] * len(names))
         own.extend(range(len(names)))
-    return ShardedTensors(path, shards, rows, shard_of, own)
+    return ShardedTensors(folder.path, shards, rows, shard_of, own)
 
 
 def _listed(names: list[str]) -> str:

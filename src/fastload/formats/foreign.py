@@ -123,6 +123,14 @@ RECORDS: tuple[tuple[str, str], ...] = (
     (r"(?:.*/)?variables\.index", "holds a TensorFlow checkpoint: use tf.train.load_checkpoint"),
     (r".*\.onnx", "holds an ONNX model: use the onnx package"),
     (r"(?:.*/)?\.zarray|(?:.*/)?zarr\.json", "is a zarr archive: use the zarr package"),
+    (
+        r"(.*\.(?:safetensors|bin)\.index\.json)",
+        "is a zip archive that holds the index of a sharded checkpoint: open it with member={}",
+    ),
+    (
+        r"(.+)/[^/]*-[0-9]+-of-[0-9]+\.[a-z]+",
+        "is a zip archive that holds a sharded checkpoint: open it with member={}",
+    ),
     (r"(.*\.(?:safetensors|pt|pth|ckpt|bin|bpk))", "is a zip archive that holds a checkpoint: open it with member={}"),
 )
 

@@ -151,7 +151,7 @@ function showDifferences() {
   by("differences-list").hidden = !all;
   if (!all) return;
   found.list = new List(by("differences-list"), {
-    role: "grid", rowHeight: 32, rowOf: findingRow,
+    role: "grid", rowHeight: 32, most: 420, rowOf: findingRow,
     opened: (index) => {
       const name = differences.name[found.rows[index]];
       openDetail(name, differences.a[found.rows[index]] ? names.indexOf(name) : -1, -1);
@@ -172,6 +172,5 @@ function showDifferences() {
 function filterFindings(kind) {
   const places = data.differences.what.map((what, place) => (!kind || what === kind ? place : -1));
   found.rows = places.filter((place) => place >= 0);
-  by("differences-list").style.height = `${Math.min(found.rows.length * found.list.rowHeight + 2, 420)}px`;
   found.list.show(found.rows.length);
 }

@@ -6,9 +6,9 @@ const SPARE = 6; // rows above and below those in sight
 
 class List {
   // rowOf(place): an element for a row. opened(place): it was clicked, or Enter was pressed. keyed(event, place): a key
-  // that means something else; true if it did.
-  constructor(element, { role, rowOf, opened, keyed = () => false, header = null, rowHeight }) {
-    Object.assign(this, { element, role, rowOf, opened, keyed, header, rowHeight, count: 0, active: 0 });
+  // that means something else; true if it did. most: pixels, of a list that is no higher than its rows need.
+  constructor(element, { role, rowOf, opened, keyed = () => false, header = null, rowHeight, most = 0 }) {
+    Object.assign(this, { element, role, rowOf, opened, keyed, header, rowHeight, most, count: 0, active: 0 });
     this.canvas = make("div", { class: "canvas", role: "presentation" });
     this.viewport = make("div", { class: "viewport", role: "presentation", tabindex: "-1" });
     if (header) this.viewport.append(header);
@@ -37,6 +37,7 @@ class List {
     this.active = keep ? Math.max(0, Math.min(this.active, count - 1)) : 0;
     this.element.setAttribute(this.role === "tree" ? "data-rows" : "aria-rowcount", count + (this.header ? 1 : 0));
     this.canvas.style.height = `${Math.min(count * this.rowHeight, MAX_HEIGHT)}px`;
+    if (this.most) this.element.style.height = `${Math.min(count * this.rowHeight + 2, this.most)}px`;
     if (!keep) this.viewport.scrollTop = 0;
     this.draw();
   }

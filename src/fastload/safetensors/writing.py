@@ -154,7 +154,8 @@ def _outgoing_of_specs(tensor_dict: Mapping[str, Any]) -> list[Outgoing]:
             row, shape, data = spec._row, spec.shape, spec.memory()
         elif isinstance(spec, dict) and spec.keys() >= {"dtype", "shape", "data"}:
             row = _row_of(spec["dtype"], {**SPEC_DTYPES, **SPELLED})
-            shape, data = list(spec["shape"]), memoryview(spec["data"]).cast("B")
+            shape = list(spec["shape"])
+            data = memoryview(spec["data"]).cast("B")
         else:
             raise TypeError(f"tensor {name!r} is a TensorSpec, or a dict of dtype, shape and data, not {spec!r:.100}")
         bits = row.bits
