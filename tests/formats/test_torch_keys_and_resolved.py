@@ -1,5 +1,6 @@
 """Keys that look alike, parameters with attributes, and values that are resolved by a copy; torch is the oracle."""
 
+import collections
 import datetime
 import enum
 import io
@@ -42,6 +43,34 @@ def test_keys_that_only_look_alike_keep_their_tensors(keys, others, protocol):
     ckpt = fastload.open(saved(tensors, pickle_protocol=protocol))
 
     assert [array.tolist() for array in ckpt.values()] == [tensor.tolist() for tensor in tensors.values()]
+
+
+class SetOneAfterTheOther(dict):
+    """A mapping that is pickled as the keys and values that are set in it, one after the other."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.pairs = pairs
+
+    def __reduce__(self):
+        return collections.OrderedDict, (), None, None, iter(self.pairs)
+
+
+@pytest.mark.parametrize("last", [torch.zeros(2), None, {"in": torch.zeros(2)}], ids=["tensor", "None", "dict"])
+@pytest.mark.parametrize("first", [torch.ones(2), {"in": torch.ones(2)}], ids=["tensor", "dict"])
+@pytest.mark.parametrize("others", [0, 20])
+def test_of_a_key_that_is_set_twice_the_last_value_counts_in_the_first_place(others, first, last):
+    pairs = [("k", first), *((f"t{i}", torch.full((2,), float(i))) for i in range(others)), ("k", last)]
+    stream = saved(SetOneAfterTheOther(pairs))
+    expected = torch.load(io.BytesIO(stream))
+    leaves = {}
+    for key, value in expected.items():
+        leaves |= {f"{key}.in": value["in"]} if isinstance(value, dict) else {key: value} if value is not None else {}
+
+    ckpt = fastload.open(stream)
+
+    assert list(ckpt) == list(leaves)
+    assert [array.tolist() for array in ckpt.values()] == [tensor.tolist() for tensor in leaves.values()]
 
 
 def test_keys_that_are_no_texts_are_called_by_what_they_are():

@@ -118,6 +118,7 @@ cdef class Calls:
     cdef bint unwrap(self, Call *call) noexcept nogil
     cdef uint32_t tensor_in_state(self, const Call *call) noexcept nogil
     cdef bint base(self, uint32_t node, Call *call) noexcept nogil
+    cdef bint is_bare_tensor(self, uint32_t node) noexcept nogil
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil
     cdef int arguments(self, const Call *call, const uint32_t **found) except -1 nogil
     cdef uint32_t state_of(self, uint32_t node) noexcept nogil

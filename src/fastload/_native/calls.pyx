@@ -222,6 +222,14 @@ cdef class Calls:
                 call.skipped = 1
         return True
 
+    cdef bint is_bare_tensor(self, uint32_t node) noexcept nogil:
+        """Whether *node* is the call of a function that makes a tensor of a storage, with nothing around it."""
+        cdef const Node *found = &self.graph.nodes[node]
+        if found.kind != REDUCE:
+            return False
+        found = &self.graph.nodes[found.x]
+        return found.kind == GLOBAL and found.tail and self.vocabulary.meanings[found.tail - 1].role == TENSOR
+
     cdef uint32_t argument(self, const Call *call, int which) noexcept nogil:
         """The node of an argument; 0 where it is not given."""
         cdef const Node *arguments = &self.graph.nodes[call.arguments]

@@ -34,6 +34,7 @@ cdef class Contents:
     cdef uint32_t *slots         # for finding keys that stand twice
     cdef size_t slots_capacity
     cdef bint is_module          # the object gathered last is a module
+    cdef bint careful            # look for keys that stand twice even where two tensors would have one name
     cdef uint64_t work, budget
 
     cdef int gather(self, uint32_t node) except -1 nogil

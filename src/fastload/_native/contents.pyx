@@ -15,7 +15,7 @@ from fastload._native.calls cimport (
 )
 from fastload._native.graph cimport (
     DICT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, PAIRS, PERSID, REDUCE, SET, STATE,
-    TUPLE, Graph, Node, Slice, Update, int_of, is_worth_entering,
+    TEXT, TUPLE, Graph, Node, Slice, Update, int_of, is_worth_entering,
 )
 from fastload._native.index cimport KIND_COMPONENT
 from fastload._native.keys cimport (
@@ -198,14 +198,19 @@ cdef class Contents:
     cdef int add_set(self, uint32_t node) except -1 nogil:
         """What was set by key in a dict or object."""
         cdef size_t i, start = self.count
-        cdef bint worth = False, composite = False
+        cdef bint worth = False, composite = False, bare = not self.careful
+        cdef const Item *item
         self.add_pairs(node)
         for i in range(start, self.count):
-            worth |= self.items[i].is_worth_entering
-            composite |= is_worth_entering(self.graph, self.items[i].key)
+            item = &self.items[i]
+            worth |= item.is_worth_entering
+            composite |= is_worth_entering(self.graph, item.key)
+            bare = bare and self.graph.nodes[item.key].kind == TEXT and self.calls.is_bare_tensor(item.value)
         if not worth:
             self.count = start
             return 0
+        if bare and self.count - start > FEW_KEYS:
+            return 0                             # of two tensors by one key the walk finds the names, and begins anew
         self.drop_repeated(start)
         if composite:
             self.number_tensor_keys(start)

@@ -130,6 +130,7 @@ cdef class Walk:
         self.at_count = len(part.at)
         self.keys = Keys(graph, recipe.vocabulary)
         self.contents = ModuleContents(graph, recipe, self.keys, part.scripts, attributes)
+        self.contents.careful = careful
         reserve(<void **>&self.name, &self.name_capacity, 64, 1)
 
     def __dealloc__(self):

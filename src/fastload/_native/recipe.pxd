@@ -18,7 +18,6 @@ cdef class Recipe(Calls):
     cdef int64_t find_record(self, Slice key) except -2 nogil
     cdef int metadata(self, uint32_t node, Row *row) except -1 nogil
     cdef uint8_t marked_kind(self, uint32_t state) noexcept nogil
-    cdef bint is_bare_tensor(self, uint32_t node) noexcept nogil
     cdef uint32_t bare_tensor_in(self, uint32_t node) noexcept nogil
     cdef int plain_storage(self, uint32_t node, Row *row, uint64_t *declared) except -1 nogil
     cdef int read_plain(self, uint32_t node, Row *row) except -1 nogil

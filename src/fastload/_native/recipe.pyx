@@ -174,14 +174,6 @@ cdef class Recipe(Calls):
                 break
         return 0
 
-    cdef bint is_bare_tensor(self, uint32_t node) noexcept nogil:
-        """Whether *node* is the call of a function that makes a tensor of a storage, with nothing around it."""
-        cdef const Node *found = &self.graph.nodes[node]
-        if found.kind != REDUCE:
-            return False
-        found = &self.graph.nodes[found.x]
-        return found.kind == GLOBAL and found.tail and self.vocabulary.meanings[found.tail - 1].role == TENSOR
-
     cdef uint32_t bare_tensor_in(self, uint32_t node) noexcept nogil:
         """The bare tensor that *node* wraps, adding what it is and nothing else that matters; 0 if it does not.
 
