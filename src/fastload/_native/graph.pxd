@@ -94,11 +94,12 @@ cdef inline int64_t int_of(const Node *node) noexcept nogil:
 cdef inline Slice bytes_of(Graph graph, const Node *node) noexcept nogil:
     """The bytes of a LONG, TEXT, STR8, BYTES or BYTEARRAY."""
     cdef Slice found
-    found.start = graph.data + wide(node)
-    if node.flags & OWN_BYTES:
-        found.start = <const char *>graph.arena + wide(node)
-    elif node.flags & SHORT:
+    if node.flags & SHORT:
         found.start = <const char *>&node.x
+    elif node.flags & OWN_BYTES:
+        found.start = <const char *>graph.arena + wide(node)
+    else:
+        found.start = graph.data + wide(node)
     found.length = node.tail | (<size_t>node.high << 32)
     return found
 
