@@ -25,7 +25,14 @@ from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
 from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, KERNELS, convert
-from fastload._native.filesystem import CAN_MAP, FileMapping, begin_sync, filesystem_type, rename_exclusively
+from fastload._native.filesystem import (
+    CAN_MAP,
+    FileMapping,
+    allocate,
+    begin_sync,
+    filesystem_type,
+    rename_exclusively,
+)
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.globs import Globs
 from fastload._native.graph import Graph
@@ -80,6 +87,7 @@ __all__ = [
     "WritableRegion",
     "add_storage",
     "advise",
+    "allocate",
     "append",
     "begin_sync",
     "build",
