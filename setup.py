@@ -32,6 +32,7 @@ MODULES = [
     "names",
     "objects",
     "order",
+    "outgoing",
     "pages",
     "pickle",
     "readinto",

@@ -39,6 +39,7 @@ from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
+from fastload._native.outgoing import Outgoing, describe_arrays, describe_entries, gather, members_of_header
 from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
 from fastload._native.readinto import CAN_READ, Transfer, count_cached
@@ -76,6 +77,7 @@ __all__ = [
     "Globs",
     "Graph",
     "Index",
+    "Outgoing",
     "Part",
     "Record",
     "Records",
@@ -96,17 +98,21 @@ __all__ = [
     "convert",
     "count_cached",
     "count_resident",
+    "describe_arrays",
+    "describe_entries",
     "direct_run",
     "direct_view",
     "filesystem_type",
     "find_directory",
     "find_prefix",
     "finish",
+    "gather",
     "harvest",
     "list_globals",
     "local_header",
     "locate_in_file",
     "locate_record",
+    "members_of_header",
     "parse",
     "promise_storage",
     "read_burnpack",

@@ -1,6 +1,6 @@
 """What Python may call of the native core."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "Globs",
     "Graph",
     "Index",
+    "Outgoing",
     "Part",
     "Record",
     "Records",
@@ -44,17 +45,21 @@ __all__ = [
     "convert",
     "count_cached",
     "count_resident",
+    "describe_arrays",
+    "describe_entries",
     "direct_run",
     "direct_view",
     "filesystem_type",
     "find_directory",
     "find_prefix",
     "finish",
+    "gather",
     "harvest",
     "list_globals",
     "local_header",
     "locate_in_file",
     "locate_record",
+    "members_of_header",
     "parse",
     "promise_storage",
     "read_burnpack",
@@ -149,6 +154,36 @@ class Index:
     def entries(self) -> list[TensorEntry]: ...
     @property
     def metadata(self) -> dict[str, Any]: ...
+
+@final
+class Outgoing:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    storage: Hashable
+    entry: TensorEntry | None
+    view: tuple[int, tuple[int, ...], int] | None
+    storage_chunks: Callable[[], Iterable[memoryview]] | None
+    stored: Any
+    def __init__(
+        self,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        nbytes: int,
+        chunks: Callable[[], Iterable[memoryview]],
+        *,
+        storage: Hashable = None,
+        entry: TensorEntry | None = None,
+        view: tuple[int, tuple[int, ...], int] | None = None,
+        storage_chunks: Callable[[], Iterable[memoryview]] | None = None,
+        stored: Any = None,
+    ) -> None: ...
+    @property
+    def chunks(self) -> Callable[[], Iterable[memoryview]]: ...
+    def array(self) -> np.ndarray[Any, Any] | None: ...
+    def changed(self, **changes: Any) -> Outgoing: ...
 
 @final
 class TensorEntry:
@@ -299,6 +334,7 @@ def filesystem_type(descriptor: int) -> int: ...
 def find_directory(tail: Buffer, origin: int) -> tuple[int, int, int]: ...
 def find_prefix(tail: Buffer, origin: int) -> int: ...
 def finish(index: Index) -> None: ...
+def gather(tensors: list[Outgoing], first: int, room: Buffer, alignment: int = 1) -> tuple[int, int]: ...
 def harvest(
     parts: Sequence[Part | Callable[[Index], None]],
     vocabulary: Vocabulary,
@@ -313,6 +349,7 @@ def list_globals(graph: Graph, vocabulary: Vocabulary, dtypes: DtypeTable) -> li
 def local_header(records: Records, number: int) -> tuple[int, int]: ...
 def locate_in_file(records: Records, number: int, descriptor: int, origin: int = 0) -> int: ...
 def locate_record(records: Records, number: int, header: Buffer) -> int: ...
+def members_of_header(tensors: list[Outgoing], spellings: dict[str, str]) -> bytes: ...
 def parse(data: Buffer, origin: int = 0, is_in_source: bool = True) -> Graph: ...
 def promise_storage(index: Index, size: int, is_view: bool, make: Callable[[], Buffer] | None = None) -> int: ...
 def read_burnpack(
@@ -336,6 +373,20 @@ def read_stream(
 def renumber(
     names: list[str], others: list[str], only: list[tuple[str, int]] | None, never: list[tuple[str, int]]
 ) -> tuple[list[str], list[str]]: ...
+def describe_arrays(
+    arrays: Mapping[Any, Any],
+    array_of: Callable[[str, Any], np.ndarray[Any, Any]],
+    name_of: Callable[[str, np.dtype[Any]], str],
+    cut: Callable[[np.ndarray[Any, Any]], Iterable[memoryview]],
+) -> tuple[list[Outgoing], list[int]]: ...
+def describe_entries(
+    entries: list[TensorEntry],
+    tensors: Any,
+    codes: dict[str, int],
+    table: DtypeTable,
+    cut: Callable[[np.ndarray[Any, Any]], Iterable[memoryview]],
+    refuse: Callable[[TensorEntry], object],
+) -> tuple[list[Outgoing], list[list[int]]]: ...
 def direct_run(
     index: Index, row: int, length: int
 ) -> tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]] | None: ...
