@@ -35,6 +35,7 @@ MODULES = [
     "outgoing",
     "pages",
     "pickle",
+    "pickling",
     "readinto",
     "recipe",
     "registers",

@@ -42,6 +42,7 @@ from fastload._native.objects import Record, build, build_state
 from fastload._native.outgoing import Outgoing, describe_arrays, describe_entries, gather, members_of_header
 from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
+from fastload._native.pickling import PickleWriter
 from fastload._native.readinto import CAN_READ, Transfer, count_cached
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
@@ -79,6 +80,7 @@ __all__ = [
     "Index",
     "Outgoing",
     "Part",
+    "PickleWriter",
     "Record",
     "Records",
     "Region",

@@ -102,6 +102,15 @@ cdef class Outgoing:
             return self.holder
         return self.holder.array(self.row)
 
+    def data(self):
+        """The bytes that `chunks` gives; None where they do not lie in memory as they are to be written."""
+        if self.given is not None or self.holder is None:
+            return None
+        made = self.array()
+        if not is_as_written(made, self.nbytes):
+            return None
+        return PyBytes_FromStringAndSize(<char *>cnp.PyArray_DATA(<cnp.ndarray>made), self.nbytes)
+
     def changed(self, **changes):
         """The same tensor, some of whose attributes are others."""
         cdef Outgoing made = Outgoing.__new__(Outgoing)

@@ -14,9 +14,9 @@ at position 0, binary, writable and seekable. Where a format needs nothing of a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from fastload._native import Outgoing, gather
 from fastload.dtypes import DTYPES
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
 from fastload.source import Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "CHUNK_BYTES",
@@ -41,6 +44,7 @@ __all__ = [
     "integers_of",
     "is_unicode",
     "list_shared",
+    "runs_of",
     "shared_groups",
     "texts_of",
     "versions_of",
@@ -134,6 +138,12 @@ def write_tensor(file: BinaryIO, tensor: Outgoing) -> int:
             return tensor.nbytes
         file.seek(begin)
     return sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next is read
+
+
+def runs_of(tensor: Outgoing) -> Iterable[Buffer]:
+    """The bytes of a tensor, in one run where it is small."""
+    data = tensor.data() if tensor.nbytes < MIN_COPIED_BYTES else None
+    return tensor.chunks() if data is None else (data,)
 
 
 def _is_copied(file: Any, stored: Stored, count: int) -> bool:
