@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["publish", "staging", "sync_folder"]
 
 BUFFER_BYTES = 1 << 20  # of small writes that are gathered; larger ones pass by
+# The same of files less than 16 times as large as that: to have such a buffer costs as much as to write a megabyte.
+LITTLE_BUFFER_BYTES = 64 << 10
 COPIED_BYTES = 64 << 20  # that the system copies at once, so that it can be told how far it is
 SYNCED_BYTES = 32 << 20  # that wait at least before the disk begins with them
 ALLOCATED_BYTES = 4 << 20  # of a file for which blocks are set aside before it is written
@@ -88,7 +90,7 @@ def publish(
         file.is_synced = sync
         if size >= ALLOCATED_BYTES and filesystem_type(file.fileno()) in ALLOCATING_FILE_SYSTEMS:
             allocate(file.fileno(), size)
-        buffered = _Buffered(file, BUFFER_BYTES)
+        buffered = _Buffered(file, BUFFER_BYTES if size >= 16 * BUFFER_BYTES else LITTLE_BUFFER_BYTES)
         yield buffered
         buffered.flush()
         with file.failing("could not be synced to the disk"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -153,11 +153,17 @@ def of_arrays(arrays: Mapping[str, Any]) -> list[Outgoing]:
 
 
 def _name_of(name: str, dtype: np.dtype[Any]) -> str:
-    """The canonical name of a NumPy dtype in either byte order."""
+    known = _canonical(dtype)
+    if known is None:
+        raise _unsupported(name, f"is of the NumPy dtype {dtype}, which no format of ours has")
+    return known
+
+
+@lru_cache(maxsize=64)
+def _canonical(dtype: np.dtype[Any]) -> str | None:
+    """The canonical name of a NumPy dtype in either byte order; None where no row of the table is of it."""
     native = dtype.newbyteorder("=")
-    if native.name in CODES and numpy_dtype(CODES[native.name]) == native:
-        return native.name
-    raise _unsupported(name, f"is of the NumPy dtype {dtype}, which no format of ours has")
+    return native.name if native.name in CODES and numpy_dtype(CODES[native.name]) == native else None
 
 
 def _array_of(name: str, value: Any) -> np.ndarray:

@@ -288,21 +288,23 @@ def describe_entries(list entries not None, tensors, dict codes not None, DtypeT
     return made, list(together.values())
 
 
-def gather(list tensors not None, Py_ssize_t first, room, size_t alignment=1):
+def gather(list tensors not None, Py_ssize_t first, room, size_t limit, size_t alignment=1):
     """Copy the bytes of small tensors into *room*, one behind the other from *first* on, as long as they fit.
 
     Parameters
     ----------
     tensors : list of Outgoing
     room : writable buffer
+    limit : int
+        In bytes: a tensor of so many is none of the small ones.
     alignment : int
         In bytes, of where each begins in *room*; there are zeros between.
 
     Returns
     -------
     tuple of int
-        The number of the tensor that is next, which does not fit, or does not lie in memory as it is to be written;
-        and the bytes of *room* that are filled.
+        The number of the tensor that is next, which is not small, does not fit, or does not lie in memory as it is to
+        be written; and the bytes of *room* that are filled.
     """
     cdef Py_buffer held
     cdef Outgoing tensor
@@ -317,7 +319,7 @@ def gather(list tensors not None, Py_ssize_t first, room, size_t alignment=1):
             tensor = tensors[place]
             if tensor.given is not None or tensor.stored is not None or tensor.holder is None:
                 break
-            if tensor.nbytes > <size_t>held.len - used:
+            if tensor.nbytes >= limit or tensor.nbytes > <size_t>held.len - used:
                 break
             begin = used + (alignment - used % alignment) % alignment
             nbytes = tensor.nbytes

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 8 << 20  # what is copied at once of an array that does not lie in one run
-MIN_COPIED_BYTES = 256 << 10  # of a tensor that the system copies; smaller ones are gathered, and written together
+MIN_COPIED_BYTES = 256 << 10  # of a tensor that is written, or copied by the system, alone; smaller ones are gathered
 GATHERED_BYTES = 1 << 20  # of small tensors that are written together
 
 # What formats may lack beside dtypes; `find_losses`.
@@ -103,13 +103,14 @@ def write_tensors(file: BinaryIO, tensors: Sequence[Outgoing], alignment: int = 
         The file that they lie in was cut meanwhile.
     """
     held = list(tensors)
-    room = memoryview(bytearray(min(GATHERED_BYTES, sum(tensor.nbytes for tensor in held))))
+    small = sum(tensor.nbytes for tensor in held if tensor.nbytes < MIN_COPIED_BYTES)
+    room = memoryview(bytearray(min(GATHERED_BYTES, small)))
     at = place = 0
     while place < len(held):
         first = place
         file.write(bytes(-at % alignment))
         at += -at % alignment
-        place, count = gather(held, first, room, alignment)
+        place, count = gather(held, first, room, MIN_COPIED_BYTES, alignment)
         if place > first:
             file.write(room[:count])
             at += count
