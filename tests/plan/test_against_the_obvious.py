@@ -32,9 +32,21 @@ REGEXES = st.lists(
             r"(?!a)b",
             r"\(?b",
             r"(?:a|\.)b",
+            r"\Ab",
+            r"b\Z",
+            "^a$",
+            "\n$",
+            "^",
+            "$",
+            r"\*",
+            r"^\.é",
             "",
         ]
-    ).flatmap(lambda text: st.sampled_from([re.compile(text), re.compile(text, re.I), re.compile(text, re.M | re.X)])),
+    ).flatmap(
+        lambda text: st.sampled_from(
+            [re.compile(text), re.compile(text, re.I), re.compile(text, re.M | re.X), re.compile(text, re.A)]
+        )
+    ),
     max_size=4,
 )
 

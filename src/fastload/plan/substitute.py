@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-__all__ = ["substitution"]
+__all__ = ["ANCHORED_TEXT", "ESCAPED", "PLAIN_FLAGS", "substitution"]
 
 # A text, with an anchor at either end or none. Escaped letters and digits mean something; all else stands for itself.
 ANCHORED_TEXT = re.compile(r"(\^|\\A)?((?:[^\\.^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)(\$|\\Z)?", re.DOTALL)
@@ -45,6 +45,8 @@ def _every(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]]
 
 def _at_start(text: str, replacement: str) -> Substitution:
     length = len(text)
+    if not replacement:
+        return lambda names: [name.removeprefix(text) for name in names]
     return lambda names: [replacement + name[length:] if name.startswith(text) else name for name in names]
 
 
