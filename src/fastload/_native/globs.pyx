@@ -136,15 +136,16 @@ cdef class Globs:
         Each name is let go before the next is made, so that all are made in the same place, which the processor has at
         hand; to keep them takes longer than most searches.
         """
-        cdef char *mark = PyByteArray_AS_STRING(marks)
         cdef size_t place = 0, row, count = len(marks)
         cdef Span span
         for row in rows:
             if row >= index.names.count or place >= count:
                 raise IndexError(row)
-            if not mark[place]:
+            if not PyByteArray_AS_STRING(marks)[place]:
                 span = index.names.spans[row]
-                mark[place] = search(text_at(index.names.text + span.start, span.length)) is not None
+                found = search(text_at(index.names.text + span.start, span.length))
+                if found is not None and place < <size_t>len(marks):  # whatever was done meanwhile
+                    PyByteArray_AS_STRING(marks)[place] = 1
             place += 1
 
     def marks(self, list names not None):
