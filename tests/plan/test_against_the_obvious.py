@@ -105,6 +105,28 @@ def test_globs_of_stars(names, globs):
     assert list(marks) == [any(pattern.fullmatch(name) for pattern in patterns) for name in names]
 
 
+def test_rows_that_an_index_has_not_are_refused():
+    index = named("a", "b", "c")._open_tensors().index
+    marks = bytearray(b"\1\0")
+
+    Globs.mark_found(index, [0, 2], re.compile("c").search, marks)
+
+    assert marks == b"\1\1" and index.names_through([2, 0], str.upper) == ["C", "A"]
+    for rows, found in (([3], marks), ([0, 1, 2], marks)):
+        with pytest.raises(IndexError):
+            Globs.mark_found(index, rows, re.compile("c").search, found)
+    with pytest.raises(IndexError):
+        index.names_through([3], str.upper)
+
+
+@given(
+    names=NAMES, begin=st.sampled_from(["", "^", r"\A"]), text=st.text(LETTERS, max_size=3), end=st.sampled_from("$ ")
+)
+def test_texts_with_anchors_choose_as_regular_expressions_do(names, begin, text, end):
+    for pattern in (re.compile(begin + re.escape(text) + end.strip()), re.compile(begin + re.escape(text) + r"\Z")):
+        assert list(named(*names).select(pattern)) == [name for name in names if pattern.search(name)]
+
+
 TEXTS = st.text(LETTERS, max_size=3)
 ANCHORED = st.builds(
     lambda begin, text, end: f"{begin}{re.escape(text)}{end}",
