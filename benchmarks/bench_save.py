@@ -1,8 +1,10 @@
 """How long to save 2 GiB in 300 tensors that are in memory, and to turn a .pt file of them into a .safetensors one?
 
-Twice each: until the system has the bytes in its page cache, and until the disk has them. fastload waits for the disk
-unless told not to; the peers never do, so there their file is synced behind them, in their time. fastload writes a
-temporary file and renames it, the peers write in place.
+And how long to save 20,000 small tensors, where describing them takes longer than writing them?
+
+Those of 2 GiB twice each: until the system has the bytes in its page cache, and until the disk has them. fastload waits
+for the disk unless told not to; the peers never do, so there their file is synced behind them, in their time. fastload
+and safetensors write a temporary file and rename it, the others write in place.
 
 All savers take turns, each to a file of its own. On a virtual machine, pages that have not been used for a while cost
 more than all the rest, so memory is filled and let go before each turn: the pages that are then free are warm for all.
@@ -20,8 +22,10 @@ import torch
 
 import fastload
 import inputs
+from pairs import Side
 
 ROUNDS = 3 if inputs.QUICK else 7
+SMALL = 1_000 if inputs.QUICK else 20_000
 
 
 def write(arrays, path):
@@ -124,3 +128,33 @@ def test_save(replay, seconds, question, name, sync):
     what = {"save": "save 2 GiB from memory", "convert": "2 GiB from .pt to .safetensors"}[question]
     until = "until the disk has it" if sync else "until the page cache has it"
     replay(f"{what}, {until}", name, SAVERS[question][name][2], seconds(question, sync)[name])
+
+
+SMALL_PEERS = {
+    "safetensors": ("safetensors.numpy", "describes them to Rust, which writes each", safetensors.numpy.save_file),
+    "pt": ("torch.save", "pickles them, and writes each storage with its checksum", save_torch),
+    "npz": (
+        "numpy.savez",
+        "writes each array with its header and its checksum",
+        lambda arrays, path: np.savez(path, **arrays),
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", SMALL_PEERS)
+def test_save_small(in_turn, files, suffix):
+    arrays = {name: np.array(array) for name, array in inputs.many(SMALL).items()}
+    name, work, act = SMALL_PEERS[suffix]
+    ours, theirs = (files.folder / f"saved-by-{who}.{suffix}" for who in ("fastload", "peer"))
+    sides = [
+        Side("fastload", "describes them natively, and writes them together", lambda: save_over(arrays, ours)),
+        Side(name, work, lambda: act(arrays, theirs)),
+    ]
+    save_over(arrays, ours)
+    opened = fastload.open(ours)
+    assert all(np.array_equal(opened[key], array) for key, array in arrays.items())
+    in_turn(f"save {SMALL:,} small tensors as .{suffix}, until the page cache has them", sides)
+
+
+def save_over(arrays, path):
+    fastload.save(arrays, path, sync=False, overwrite=True)

@@ -11,7 +11,7 @@ import pytest
 
 import fastload
 from fastload import SaveError, atomic
-from fastload._native import begin_sync
+from fastload._native import allocate, begin_sync
 from fastload.atomic import publish
 
 
@@ -256,6 +256,43 @@ def test_a_range_that_no_file_has_is_refused(tmp_path):
         for run in ((2**63, 1), (1, 2**63 - 1)):
             with pytest.raises(OverflowError):
                 begin_sync(file.fileno(), *run)
+
+
+@pytest.fixture
+def set_aside(monkeypatch):
+    """How many bytes blocks were set aside for, each time that they were, on what is said to be ext4."""
+    asked = []
+    monkeypatch.setattr(atomic, "filesystem_type", lambda descriptor: 0xEF53)
+    monkeypatch.setattr(atomic, "allocate", lambda descriptor, count: asked.append(count))
+    return asked
+
+
+def test_blocks_of_a_large_file_are_set_aside_before_it_is_written(tmp_path, set_aside):
+    large = atomic.ALLOCATED_BYTES
+
+    for number, size in enumerate([0, large - 1, large, large + 1]):
+        write(tmp_path / f"f{number}", bytes(size), size=size)
+
+    assert set_aside == [large, large + 1]
+
+
+def test_nothing_is_set_aside_on_file_systems_where_that_was_not_measured(tmp_path, monkeypatch, set_aside):
+    monkeypatch.setattr(atomic, "filesystem_type", lambda descriptor: 0x9123683E)
+
+    write(tmp_path / "f", b"content", size=atomic.ALLOCATED_BYTES)
+
+    assert not set_aside
+
+
+def test_what_is_set_aside_is_no_part_of_the_file(tmp_path):
+    with open(tmp_path / "f", "wb") as file:
+        file.write(b"content")
+        file.flush()
+        allocate(file.fileno(), 1 << 20)
+        with pytest.raises(OverflowError):
+            allocate(file.fileno(), 2**63)
+
+    assert (tmp_path / "f").read_bytes() == b"content"
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path):

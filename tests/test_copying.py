@@ -100,7 +100,7 @@ def test_no_byte_of_what_is_copied_passes_through_the_process(tmp_path, copies):
                 read.append((tensor.name, len(chunk)))
                 yield chunk
 
-        return tensor._replace(chunks=chunks)
+        return tensor.changed(chunks=chunks)
 
     made._replace(tensors=[counting(tensor) for tensor in made.tensors]).write()
 

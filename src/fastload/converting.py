@@ -257,8 +257,9 @@ def draft_merge(
     for number, found in enumerate(opened):
         wanted = found.select(where=partial(_is_from, chosen, number))
         for tensor in _outgoing(wanted):
-            shared = None if tensor.storage is None else (number, tensor.storage)  # nothing is shared between files
-            tensors.append(tensor._replace(storage=shared))
+            if tensor.storage is not None:
+                tensor = tensor.changed(storage=(number, tensor.storage))  # nothing is shared between files
+            tensors.append(tensor)
     lost: list[str] = []
     if metadata is None:
         kept = _joined_metadata(list(map(own_metadata, opened)), titles, prefer, lost)
@@ -503,7 +504,7 @@ class _Count:
         if self._progress is None:
             return tensors
         return [
-            tensor._replace(
+            tensor.changed(
                 chunks=partial(self._counted, tensor.chunks),
                 storage_chunks=tensor.storage_chunks and partial(self._counted, tensor.storage_chunks),
                 stored=tensor.stored and tensor.stored._replace(tell=self._count),

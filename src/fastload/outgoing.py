@@ -6,15 +6,16 @@ Of a checkpoint nothing is read here that its entries tell; of arrays nothing is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from fastload._native import describe_arrays, describe_entries
 from fastload.checkpoint import Checkpoint, tensors_of
-from fastload.dtypes import CODES, DTYPES, numpy_dtype
+from fastload.dtypes import CODES, DTYPES, TABLE, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import UnsupportedError
 from fastload.extents import extent_of
@@ -23,8 +24,6 @@ from fastload.planned import PlannedTensors
 from fastload.tensors import Tensors
 
 __all__ = ["of_arrays", "of_checkpoint", "of_tensor"]
-
-Get = Callable[[], np.ndarray]
 
 
 class Span(NamedTuple):
@@ -46,6 +45,9 @@ class Span(NamedTuple):
     strides: tuple[int, ...]
 
 
+Spans = dict[int, Span | None]  # by the rows of the tensors
+
+
 def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
     """The tensors of a checkpoint, as their entries describe them.
 
@@ -54,15 +56,14 @@ def of_checkpoint(checkpoint: Checkpoint) -> list[Outgoing]:
     UnsupportedError
         One has no data, or no dtype that any format could hold.
     """
-    entries = checkpoint.entries()
-    tensors = [_of_entry(checkpoint, entry) for entry in entries]
-    gets: list[Get] = [partial(checkpoint.__getitem__, entry.name) for entry in entries]
-    return _tied_before(checkpoint, _shared(tensors, gets, _spans_of_entries(entries, gets)))
-
-
-def _tied_before(checkpoint: Checkpoint, tensors: list[Outgoing]) -> list[Outgoing]:
-    """The tensors, of which those that were one in the file, and that a cast takes apart, say that they shared it."""
     opened = tensors_of(checkpoint)
+    tensors, together = describe_entries(opened.entries(), opened, CODES, TABLE, chunks_of, _refuse)
+    tensors = [_checked(opened, tensor, row) for row, tensor in enumerate(tensors)]
+    return _tied_before(opened, _shared(tensors, _spans_of_entries(tensors, together)))
+
+
+def _tied_before(opened: Tensors, tensors: list[Outgoing]) -> list[Outgoing]:
+    """The tensors, of which those that were one in the file, and that a cast takes apart, say that they shared it."""
     if not isinstance(opened, PlannedTensors):
         return tensors
     found: dict[Any, list[int]] = {}
@@ -73,7 +74,7 @@ def _tied_before(checkpoint: Checkpoint, tensors: list[Outgoing]) -> list[Outgoi
     for origin, rows in found.items():
         if len(rows) > 1:
             for row in rows:
-                tensors[row] = tensors[row]._replace(storage=("cast", origin))
+                tensors[row] = tensors[row].changed(storage=("cast", origin))
     return tensors
 
 
@@ -85,32 +86,48 @@ def of_tensor(checkpoint: Checkpoint, name: str) -> Outgoing:
     UnsupportedError
         It has no data, or no dtype that any format could hold.
     """
-    return _of_entry(checkpoint, checkpoint.entry(name))
+    opened = tensors_of(checkpoint)
+    row = opened.find(name)
+    ((tensor,), _) = describe_entries([checkpoint.entry(name)], _Only(opened, row), CODES, TABLE, chunks_of, _refuse)
+    return _checked(opened, tensor, row)
 
 
-def _of_entry(checkpoint: Checkpoint, entry: TensorEntry) -> Outgoing:
+class _Only(NamedTuple):
+    """One of some tensors."""
+
+    tensors: Tensors
+    row: int
+
+    def array(self, _: int) -> np.ndarray:
+        """Its array."""
+        return self.tensors.array(self.row)
+
+
+def _refuse(entry: TensorEntry) -> NoReturn:
     if entry.kind == "meta":
         raise _unsupported(entry.name, f"is a meta tensor: it has a shape {entry.shape} and no data")
-    if entry.dtype not in CODES:
-        raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
-    chunks = _chunks(partial(checkpoint.__getitem__, entry.name))
-    opened = tensors_of(checkpoint)
+    raise _unsupported(entry.name, f"is of the NumPy dtype {entry.dtype}, which no format of ours has")
+
+
+def _checked(opened: Tensors, tensor: Outgoing, row: int) -> Outgoing:
+    """A tensor that can be had, as far as that can be known; with what gives its bytes better than its array does."""
     if isinstance(opened, PlannedTensors):
-        row = opened.find(entry.name)
         opened.check(row, inflating=False)  # what cannot be inflated is found while it is written, to no harm
-        chunks = _planned_chunks(opened, row)
-    elif entry.storage is None:
-        opened.check(opened.find(entry.name))  # whether it can be had is better known now
-    nbytes = _packed_bytes(entry.dtype, entry.shape)
-    stored = _stored(opened, entry.name, nbytes) if nbytes >= MIN_COPIED_BYTES else None
-    return Outgoing(entry.name, entry.dtype, entry.shape, nbytes, chunks, entry=entry, stored=stored)
+        if opened.is_made(row):
+            tensor = tensor.changed(chunks=partial(_planned_chunks, opened, row))
+    elif tensor.entry is not None and tensor.entry.storage is None:
+        opened.check(row)  # whether it can be had is better known now
+    if tensor.nbytes >= MIN_COPIED_BYTES:
+        stored = _stored(opened, row, tensor.nbytes)
+        tensor = tensor if stored is None else tensor.changed(stored=stored)
+    return tensor
 
 
-def _stored(tensors: Tensors, name: str, nbytes: int) -> Stored | None:
+def _stored(tensors: Tensors, row: int, nbytes: int) -> Stored | None:
     """Where a tensor lies in a file just as it is to be written, if it does."""
     if sys.byteorder != "little":
         return None
-    extent = extent_of(tensors, tensors.find(name))
+    extent = extent_of(tensors, row)
     if extent is None or extent.source.path is None or not extent.is_plain or extent.nbytes != nbytes:
         return None
     return Stored(extent.source, extent.offset)
@@ -126,25 +143,24 @@ def of_arrays(arrays: Mapping[str, Any]) -> list[Outgoing]:
     TypeError
         A name is no text.
     """
-    tensors: list[Outgoing] = []
-    gets: list[Get] = []
-    spans: list[Span | None] = []
-    for name, value in arrays.items():
-        if not isinstance(name, str):
-            raise TypeError(f"names of tensors are text, not {type(name).__name__}: {name!r}")
-        array = _array_of(name, value)
-        dtype = _name_of(array.dtype)
-        if dtype is None:
-            raise _unsupported(name, f"is of the NumPy dtype {array.dtype}, which no format of ours has")
-        get = partial(_itself, array)
-        tensors.append(Outgoing(name, dtype, array.shape, array.nbytes, _chunks(get)))
-        gets.append(get)
-        spans.append(_span_in_memory(array, array.ndim))
-    return _shared(tensors, gets, spans)
+    tensors, overlapping = describe_arrays(arrays, _array_of, _name_of, chunks_of)
+    spans = {}
+    for row in overlapping:
+        array = tensors[row].array()
+        assert array is not None
+        spans[row] = _span_in_memory(array, array.ndim)
+    return _shared(tensors, spans)
 
 
-@cache  # since there are few dtypes and many arrays
-def _name_of(dtype: np.dtype[Any]) -> str | None:
+def _name_of(name: str, dtype: np.dtype[Any]) -> str:
+    known = _canonical(dtype)
+    if known is None:
+        raise _unsupported(name, f"is of the NumPy dtype {dtype}, which no format of ours has")
+    return known
+
+
+@lru_cache(maxsize=64)
+def _canonical(dtype: np.dtype[Any]) -> str | None:
     """The canonical name of a NumPy dtype in either byte order; None where no row of the table is of it."""
     native = dtype.newbyteorder("=")
     return native.name if native.name in CODES and numpy_dtype(CODES[native.name]) == native else None
@@ -185,30 +201,10 @@ def _array_of_torch(torch: Any, name: str, tensor: Any) -> np.ndarray:
     return array
 
 
-def _itself(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def _chunks(get: Get) -> Callable[[], Iterable[memoryview]]:
-    return lambda: chunks_of(get())
-
-
-def _planned_chunks(planned: PlannedTensors, row: int) -> Callable[[], Iterable[memoryview]]:
+def _planned_chunks(planned: PlannedTensors, row: int) -> Iterable[memoryview]:
     """The bytes of a tensor of a plan; what is cast is cast as it is written."""
-
-    def chunks() -> Iterable[memoryview]:
-        cast = planned.chunks(row, CHUNK_BYTES)
-        return chunks_of(planned.array(row)) if cast is None else cast
-
-    return chunks
-
-
-def _packed_bytes(dtype: str, shape: Sequence[int]) -> int:
-    row = DTYPES[CODES[dtype]]
-    count = 1
-    for length in shape:
-        count *= length
-    return -(-count // row.packed) * row.bits // 8
+    cast = planned.chunks(row, CHUNK_BYTES)
+    return chunks_of(planned.array(row)) if cast is None else cast
 
 
 def _unsupported(name: str, what: str) -> UnsupportedError:
@@ -218,30 +214,21 @@ def _unsupported(name: str, what: str) -> UnsupportedError:
 # What is shared.
 
 
-def _spans_of_entries(entries: Sequence[TensorEntry], gets: Sequence[Get]) -> list[Span | None]:
-    """Where the tensors lie that have a storage in common, or repeat theirs; None for the others."""
-    rows: dict[int, list[int]] = {}
-    for row, entry in enumerate(entries):
-        if entry.storage is not None and entry.nbytes:
-            rows.setdefault(entry.storage, []).append(row)
-    spans: list[Span | None] = [None] * len(entries)
-    for storage, together in rows.items():
-        if len(together) == 1 and entries[together[0]].nbytes <= entries[together[0]].storage_nbytes:
-            continue
-        found = [_span_in_file(entries[row], storage) for row in together]
-        if None in found:  # inflated, say: only the arrays tell, which share memory while they live
-            arrays = [gets[row]() for row in together]
-            found = [
-                _span_in_memory(array, len(entries[row].shape))
-                for row, array in zip(together, arrays, strict=True)
-            ]  # fmt: skip
-            found = [span and span._replace(space=storage) for span in found]
-        for row, span in zip(together, found, strict=True):
-            spans[row] = span
+def _spans_of_entries(tensors: Sequence[Outgoing], together: Iterable[list[int]]) -> Spans:
+    """Where the tensors lie that have a storage in common, or repeat theirs."""
+    spans: Spans = {}
+    for rows in together:
+        found = {row: _span_in_file(entry) for row in rows if (entry := tensors[row].entry) is not None}
+        if None in found.values():  # inflated, say: only the arrays tell, which share memory while they live
+            arrays = {row: array for row in rows if (array := tensors[row].array()) is not None}
+            found = {row: _span_in_memory(array, len(tensors[row].shape)) for row, array in arrays.items()}
+        entry = tensors[rows[0]].entry
+        storage = None if entry is None else entry.storage
+        spans.update({row: span and span._replace(space=storage) for row, span in found.items()})
     return spans
 
 
-def _span_in_file(entry: TensorEntry, storage: int) -> Span | None:
+def _span_in_file(entry: TensorEntry) -> Span | None:
     offset, strides = entry.offset, entry.strides
     if offset is None or strides is None or not entry.zero_copy or len(strides) != len(entry.shape):
         return None
@@ -250,7 +237,7 @@ def _span_in_file(entry: TensorEntry, storage: int) -> Span | None:
     steps = [(length - 1) * stride for length, stride in zip(entry.shape, strides, strict=True) if length > 1]
     first = offset + sum(step for step in steps if step < 0)
     last = offset + sum(step for step in steps if step > 0)
-    return Span(storage, first, last + DTYPES[CODES[entry.dtype]].bits // 8, strides)
+    return Span(entry.storage, first, last + DTYPES[CODES[entry.dtype]].bits // 8, strides)
 
 
 def _span_in_memory(array: np.ndarray, dimensions: int) -> Span | None:
@@ -259,10 +246,10 @@ def _span_in_memory(array: np.ndarray, dimensions: int) -> Span | None:
     return Span(None, *byte_bounds(array), array.strides[:dimensions])
 
 
-def _shared(tensors: list[Outgoing], gets: Sequence[Get], spans: Sequence[Span | None]) -> list[Outgoing]:
+def _shared(tensors: list[Outgoing], spans: Spans) -> list[Outgoing]:
     """The tensors; those whose spans overlap with what they share, and where they lie in it."""
     places: dict[Any, list[tuple[int, int, int]]] = {}
-    for row, span in enumerate(spans):
+    for row, span in spans.items():
         if span is not None:
             places.setdefault(span.space, []).append((span.begin, span.end, row))
     for space, found in places.items():
@@ -272,7 +259,7 @@ def _shared(tensors: list[Outgoing], gets: Sequence[Get], spans: Sequence[Span |
         for begin, end, row in [*found, (sys.maxsize, sys.maxsize, -1)]:
             if begin >= reach:
                 if len(group) > 1 or (group and _repeats(tensors[group[0]], spans[group[0]])):
-                    _share(tensors, gets, spans, group, (space, spans[group[0]]))
+                    _share(tensors, spans, group, (space, spans[group[0]]))
                 group = []
             group.append(row)
             reach = max(reach, end)
@@ -284,9 +271,7 @@ def _repeats(tensor: Outgoing, span: Span | None) -> bool:
     return span is not None and tensor.nbytes > span.end - span.begin
 
 
-def _share(
-    tensors: list[Outgoing], gets: Sequence[Get], spans: Sequence[Span | None], group: list[int], storage: Any
-) -> None:
+def _share(tensors: list[Outgoing], spans: Spans, group: list[int], storage: Any) -> None:
     """Note for the tensors of *group* that they share memory."""
     known = {row: span for row in group if (span := spans[row]) is not None}
     sizes = {row: DTYPES[CODES[tensors[row].dtype]].bits // 8 for row in group}
@@ -299,17 +284,17 @@ def _share(
     begin = min((known[row].begin for row in regular), default=0)
     regular = [row for row in regular if (known[row].begin - begin) % sizes[row] == 0]
     size = max((known[row].end for row in regular), default=0) - begin
-    chunks = partial(_storage_chunks, [gets[row] for row in regular])
+    chunks = partial(_storage_chunks, [tensors[row] for row in regular])
     for row in group:
-        tensors[row] = tensors[row]._replace(storage=storage)
+        tensors[row] = tensors[row].changed(storage=storage)
     for row in regular:
         view = (known[row].begin - begin, known[row].strides, size)
-        tensors[row] = tensors[row]._replace(view=view, storage_chunks=chunks)
+        tensors[row] = tensors[row].changed(view=view, storage_chunks=chunks)
 
 
-def _storage_chunks(gets: Sequence[Get]) -> Iterable[memoryview]:
+def _storage_chunks(tensors: Sequence[Outgoing]) -> Iterable[memoryview]:
     """The bytes from the first to the last of arrays whose memory overlaps, so that all between is theirs to read."""
-    arrays = [get() for get in gets]
+    arrays = [array for tensor in tensors if (array := tensor.array()) is not None]
     lowest = min(arrays, key=lambda array: byte_bounds(array)[0])
     size = max(byte_bounds(array)[1] for array in arrays) - byte_bounds(lowest)[0]
     first = lowest[(slice(0, 1),) * lowest.ndim].reshape(-1)[:1].view(np.uint8)

@@ -197,6 +197,10 @@ class PlannedTensors:
                 " allow_copy=True to have a copy"
             )
 
+    def is_made(self, row: int) -> bool:
+        """Whether a tensor is made of others, and not one of those that the plan begins with."""
+        return not isinstance(self.table.makings[row], int)
+
     def chunks(self, row: int, chunk_bytes: int) -> Iterator[memoryview] | None:
         """The bytes of a tensor that is cast, in runs that are made when they are asked for; None for any other."""
         making = self.table.makings[row]

@@ -32,9 +32,21 @@ REGEXES = st.lists(
             r"(?!a)b",
             r"\(?b",
             r"(?:a|\.)b",
+            r"\Ab",
+            r"b\Z",
+            "^a$",
+            "\n$",
+            "^",
+            "$",
+            r"\*",
+            r"^\.é",
             "",
         ]
-    ).flatmap(lambda text: st.sampled_from([re.compile(text), re.compile(text, re.I), re.compile(text, re.M | re.X)])),
+    ).flatmap(
+        lambda text: st.sampled_from(
+            [re.compile(text), re.compile(text, re.I), re.compile(text, re.M | re.X), re.compile(text, re.A)]
+        )
+    ),
     max_size=4,
 )
 
@@ -43,6 +55,13 @@ def obviously_matches(pattern, name, names):
     if isinstance(pattern, re.Pattern):
         return pattern.search(name) is not None
     return name == pattern if pattern in names else re.match(fnmatch.translate(pattern), name) is not None
+
+
+def assert_substitutes(compiled, replacement, names):
+    expected = [compiled.sub(replacement, name) for name in names]
+    found = substitution(compiled, replacement)
+    assert found.every(names) == expected
+    assert found.one is None or list(map(found.one, names)) == expected
 
 
 @given(names=NAMES, globs=GLOBS, regexes=REGEXES, more=GLOBS)
@@ -86,6 +105,28 @@ def test_globs_of_stars(names, globs):
     assert list(marks) == [any(pattern.fullmatch(name) for pattern in patterns) for name in names]
 
 
+def test_rows_that_an_index_has_not_are_refused():
+    index = named("a", "b", "c")._open_tensors().index
+    marks = bytearray(b"\1\0")
+
+    Globs.mark_found(index, [0, 2], re.compile("c").search, marks)
+
+    assert marks == b"\1\1" and index.names_through([2, 0], str.upper) == ["C", "A"]
+    for rows, found in (([3], marks), ([0, 1, 2], marks)):
+        with pytest.raises(IndexError):
+            Globs.mark_found(index, rows, re.compile("c").search, found)
+    with pytest.raises(IndexError):
+        index.names_through([3], str.upper)
+
+
+@given(
+    names=NAMES, begin=st.sampled_from(["", "^", r"\A"]), text=st.text(LETTERS, max_size=3), end=st.sampled_from("$ ")
+)
+def test_texts_with_anchors_choose_as_regular_expressions_do(names, begin, text, end):
+    for pattern in (re.compile(begin + re.escape(text) + end.strip()), re.compile(begin + re.escape(text) + r"\Z")):
+        assert list(named(*names).select(pattern)) == [name for name in names if pattern.search(name)]
+
+
 TEXTS = st.text(LETTERS, max_size=3)
 ANCHORED = st.builds(
     lambda begin, text, end: f"{begin}{re.escape(text)}{end}",
@@ -105,7 +146,7 @@ def test_substituting_texts(pattern, flags, replacement, names):
     compiled = re.compile(pattern, flags)
     names += [name + "\n" for name in names] + ["aa", "aaa\n", "\n\n"]
 
-    assert substitution(compiled, replacement)(names) == [compiled.sub(replacement, name) for name in names]
+    assert_substitutes(compiled, replacement, names)
 
 
 @given(pattern=GROUPED, replacement=GROUP_REPLACEMENTS, names=st.lists(TEXTS))
@@ -116,14 +157,14 @@ def test_substituting_groups(pattern, replacement, names):
     except (re.error, IndexError):
         return
 
-    assert substitution(compiled, replacement)(names) == [compiled.sub(replacement, name) for name in names]
+    assert_substitutes(compiled, replacement, names)
 
 
 @pytest.mark.parametrize("replacement", [r"<\g<one>\g<two>>", r"\g<one>", r"\g<one>\1\2"])
 def test_substituting_named_groups(replacement):
     compiled, names = re.compile("(?P<one>a|b)(?P<two>.)?"), ["a", "ab.b", "", "x"]
 
-    assert substitution(compiled, replacement)(names) == [compiled.sub(replacement, name) for name in names]
+    assert_substitutes(compiled, replacement, names)
 
 
 SEGMENTS = st.sampled_from(

@@ -25,15 +25,24 @@ from fastload._native.burnpack import MAX_TENSORS as BURNPACK_MAX_TENSORS
 from fastload._native.burnpack import read_burnpack, read_burnpack_start
 from fastload._native.calls import Vocabulary
 from fastload._native.cast import FLOATS, KERNELS, convert
-from fastload._native.filesystem import CAN_MAP, FileMapping, begin_sync, filesystem_type, rename_exclusively
+from fastload._native.filesystem import (
+    CAN_MAP,
+    FileMapping,
+    allocate,
+    begin_sync,
+    filesystem_type,
+    rename_exclusively,
+)
 from fastload._native.geometry import add_storage, append, finish, promise_storage
 from fastload._native.globs import Globs
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
 from fastload._native.objects import Record, build, build_state
+from fastload._native.outgoing import Outgoing, describe_arrays, describe_entries, gather, members_of_header
 from fastload._native.pages import ADVICE, advise, count_resident
 from fastload._native.pickle import parse
+from fastload._native.pickling import PickleWriter
 from fastload._native.readinto import CAN_READ, Transfer, count_cached
 from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
@@ -69,7 +78,9 @@ __all__ = [
     "Globs",
     "Graph",
     "Index",
+    "Outgoing",
     "Part",
+    "PickleWriter",
     "Record",
     "Records",
     "Region",
@@ -80,6 +91,7 @@ __all__ = [
     "WritableRegion",
     "add_storage",
     "advise",
+    "allocate",
     "append",
     "begin_sync",
     "build",
@@ -88,17 +100,21 @@ __all__ = [
     "convert",
     "count_cached",
     "count_resident",
+    "describe_arrays",
+    "describe_entries",
     "direct_run",
     "direct_view",
     "filesystem_type",
     "find_directory",
     "find_prefix",
     "finish",
+    "gather",
     "harvest",
     "list_globals",
     "local_header",
     "locate_in_file",
     "locate_record",
+    "members_of_header",
     "parse",
     "promise_storage",
     "read_burnpack",

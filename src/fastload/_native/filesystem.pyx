@@ -47,6 +47,14 @@ cdef extern from *:
     #endif
     }
 
+    static void set_aside(int fd, uint64_t count) {
+    #if defined(__linux__) && defined(FALLOC_FL_KEEP_SIZE)
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)count);
+    #else
+        (void)fd; (void)count;
+    #endif
+    }
+
     #if defined(_WIN32)
     enum { can_map = 0 };
     static void *map_pages(int fd, size_t size, uint64_t offset, int is_private) {
@@ -73,6 +81,7 @@ cdef extern from *:
     unsigned long filesystem_magic(int fd) noexcept nogil
     int rename_to_free_name(const char *source, const char *target) noexcept nogil
     void begin_writing(int fd, uint64_t offset, uint64_t count) noexcept nogil
+    void set_aside(int fd, uint64_t count) noexcept nogil
     void *map_pages(int fd, size_t size, uint64_t offset, int is_private) noexcept nogil
     void unmap_pages(void *address, size_t size) noexcept nogil
 
@@ -120,6 +129,17 @@ def begin_sync(int descriptor, uint64_t offset, uint64_t count):
         raise OverflowError(f"no file has {count:,} bytes at {offset:,}")
     with nogil:
         begin_writing(descriptor, offset, count)
+
+
+def allocate(int descriptor, uint64_t count):
+    """Have the file system set blocks aside for the first *count* bytes of a file; its size stays.
+
+    A hint, like `begin_sync`: where there is no room for them, writing says so.
+    """
+    if count > MAX_MAPPED_BYTES:
+        raise OverflowError(f"no file has {count:,} bytes")
+    with nogil:
+        set_aside(descriptor, count)
 
 
 @cython.final

@@ -12,7 +12,7 @@ from libc.string cimport memchr, memcmp
 
 from fastload._native.index cimport Index
 from fastload._native.names cimport Span
-from fastload._native.utf8 cimport utf8_of
+from fastload._native.utf8 cimport text_at, utf8_of
 from fastload._native.vector cimport reserve
 
 cdef struct Piece:
@@ -128,6 +128,25 @@ cdef class Globs:
             mark[place] = self.is_any(index.names.text + span.start, span.length)
             place += 1
         return marks
+
+    @staticmethod
+    def mark_found(Index index not None, rows not None, search, bytearray marks not None):
+        """Set those of *marks*, a byte for each of *rows*, that are 0 and where *search* finds something in the name.
+
+        Each name is let go before the next is made, so that all are made in the same place, which the processor has at
+        hand; to keep them takes longer than most searches.
+        """
+        cdef size_t place = 0, row, count = len(marks)
+        cdef Span span
+        for row in rows:
+            if row >= index.names.count or place >= count:
+                raise IndexError(row)
+            if not PyByteArray_AS_STRING(marks)[place]:
+                span = index.names.spans[row]
+                found = search(text_at(index.names.text + span.start, span.length))
+                if found is not None and place < <size_t>len(marks):  # whatever was done meanwhile
+                    PyByteArray_AS_STRING(marks)[place] = 1
+            place += 1
 
     def marks(self, list names not None):
         """A byte for each of *names*: 1 where any of the globs matches it."""

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from fastload._native.tables cimport DtypeTable
 from fastload._native.names cimport Span, add_name, find_name, free_names, reserve_texts
-from fastload._native.utf8 cimport is_ascii, utf8_of
+from fastload._native.utf8 cimport text_at, utf8_of
 from fastload._native.vector cimport reserve
 
 from fastload.errors import FormatError, LimitError
@@ -281,10 +281,22 @@ cdef class Index:
         """The names of the tensors of some *rows*, a sequence of numbers."""
         cdef size_t row
         cdef list names = []
+        if isinstance(rows, range) and rows == range(self.names.count):
+            return self.list_names()
         for row in rows:
             if row >= self.names.count:
                 raise IndexError(row)
             names.append(text_of(self, row))
+        return names
+
+    def names_through(self, rows not None, function):
+        """What a function makes of the names of some *rows*; each is let go before the next is made."""
+        cdef size_t row
+        cdef list names = []
+        for row in rows:
+            if row >= self.names.count:
+                raise IndexError(row)
+            names.append(function(text_of(self, row)))
         return names
 
     def dtype_code(self, size_t row):
@@ -354,19 +366,11 @@ cdef class Index:
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object made)
-    str PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
-    void *PyUnicode_1BYTE_DATA(object text)
 
 
 cdef inline str text_of(Index index, size_t row):
     cdef Span span = index.names.spans[row]
-    cdef str text
-    if is_ascii(index.names.text + span.start, span.length):
-        text = PyUnicode_New(span.length, 127)
-        if span.length:                      # the empty text is shared, and must not even be touched
-            memcpy(PyUnicode_1BYTE_DATA(text), index.names.text + span.start, span.length)
-        return text
-    return PyUnicode_DecodeUTF8(index.names.text + span.start, span.length, "surrogatepass")
+    return text_at(index.names.text + span.start, span.length)
 
 
 cdef tuple tuple_of(const uint64_t *numbers, size_t count):

@@ -1,10 +1,13 @@
 """UTF-8: checking and writing it, for texts of a file."""
 
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *length) except NULL
+    str PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
+    void *PyUnicode_1BYTE_DATA(object text)
 
 cdef bint is_utf8(const char *text, size_t length, bint surrogates) noexcept nogil
 cdef size_t put_utf8(char *target, uint32_t point) noexcept nogil
@@ -31,6 +34,17 @@ cdef inline bint is_ascii(const char *text, size_t length) noexcept nogil:
     elif length:
         seen = bytes[0] | bytes[length >> 1] | bytes[length - 1]
     return seen & 0x8080808080808080u == 0
+
+
+cdef inline str text_at(const char *start, size_t length):
+    """The text of UTF-8 that was checked, and may hold lone surrogates."""
+    cdef str text
+    if is_ascii(start, length):
+        text = PyUnicode_New(<Py_ssize_t>length, 127)
+        if length:                           # the empty text is shared, and must not even be touched
+            memcpy(PyUnicode_1BYTE_DATA(text), start, length)
+        return text
+    return PyUnicode_DecodeUTF8(start, <Py_ssize_t>length, "surrogatepass")
 
 
 cdef inline object utf8_of(str text, const char **start, Py_ssize_t *length):

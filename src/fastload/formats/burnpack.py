@@ -32,8 +32,8 @@ from fastload._native import (
     read_burnpack,
     read_burnpack_start,
 )
-from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing, is_unicode, list_shared, write_tensor
+from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
+from fastload.formats.writing import Outgoing, is_unicode, list_shared, write_tensors
 from fastload.options import Options
 from fastload.source import Source
 
@@ -165,18 +165,10 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
         As `check_writable`.
     """
     texts, scalars, _ = _split(metadata)
-    described, offsets = _describe(tensors, texts, scalars)
+    described = _describe(tensors, texts, scalars)
     head = MARK + struct.pack("<HI", VERSION, len(described)) + described
     file.write(head + bytes(-len(head) % ALIGNMENT))
-    at = 0
-    for tensor, offset in zip(tensors, offsets, strict=True):
-        file.write(bytes(offset - at))
-        at = offset + write_tensor(file, tensor)
-        if at - offset != tensor.nbytes:
-            raise FastloadError(
-                f"tensor {tensor.name!r} gave {at - offset:,} bytes where {tensor.nbytes:,} were announced:"
-                " it changed while it was written"
-            )
+    write_tensors(file, tensors, ALIGNMENT)
 
 
 def _aligned(offset: int) -> int:
@@ -223,19 +215,18 @@ def _tagged(value: Any) -> dict[str, Any] | None:
     return None
 
 
-def _describe(tensors: Sequence[Outgoing], texts: dict[str, str], scalars: dict[str, Any]) -> tuple[bytes, list[int]]:
-    """The CBOR of the metadata, and where each tensor begins, in bytes from the start of the data."""
+def _describe(tensors: Sequence[Outgoing], texts: dict[str, str], scalars: dict[str, Any]) -> bytes:
+    """The CBOR of the metadata."""
     if len(tensors) > MAX_TENSORS:
         raise UnsupportedError(
             f"Burn reads no more than {MAX_TENSORS:,} tensors of a file, and these are {len(tensors):,}"
         )
     rows: dict[bytes, bytes] = {}
-    offsets = []
+    kinds: dict[Any, bytes] = {}
     end = 0
     for tensor in tensors:
         begin = _aligned(end)
         end = begin + tensor.nbytes
-        offsets.append(begin)
         if not _is_text(tensor.name):
             raise UnsupportedError(f"tensor {tensor.name!r}: its name cannot stand in UTF-8, as Burnpack has it")
         if tensor.nbytes > MAX_TENSOR_BYTES:
@@ -245,7 +236,11 @@ def _describe(tensors: Sequence[Outgoing], texts: dict[str, str], scalars: dict[
         name = tensor.name.encode()
         if name in rows:
             raise UnsupportedError(f"two tensors are to be written as {tensor.name!r}")
-        rows[name] = _descriptor(tensor, begin, end)
+        alike = (tensor.dtype, tensor.shape)
+        kind = kinds.get(alike)
+        if kind is None or tensor.dtype == "qfloat":
+            kind = kinds[alike] = _kind(tensor)
+        rows[name] = _descriptor(tensor, kind, begin, end)
     parts = [_head(5, 1 + bool(texts) + bool(scalars)), _value("tensors"), _head(5, len(rows))]
     for name in sorted(rows):
         parts += _head(3, len(name)), name, rows[name]
@@ -259,11 +254,20 @@ def _describe(tensors: Sequence[Outgoing], texts: dict[str, str], scalars: dict[
         )
     if _aligned(HEADER_BYTES + len(described)) + end > MAX_FILE_BYTES:
         raise UnsupportedError(f"Burn reads files of at most {MAX_FILE_BYTES:,} bytes: split it")
-    return described, offsets
+    return described
 
 
-def _descriptor(tensor: Outgoing, begin: int, end: int) -> bytes:
+def _descriptor(tensor: Outgoing, kind: bytes, begin: int, end: int) -> bytes:
     """What is said of one tensor."""
+    param_id = None if tensor.entry is None else tensor.entry.param_id
+    places = _DATA_OFFSETS + _head(0, begin) + _head(0, end)
+    if param_id is None:
+        return _head(5, 3) + kind + places
+    return _head(5, 4) + kind + places + _PARAM_ID + _head(0, param_id)
+
+
+def _kind(tensor: Outgoing) -> bytes:
+    """What is said of a tensor's dtype and shape."""
     entry, shape = tensor.entry, tensor.shape
     dtype: Any
     if tensor.dtype == "qfloat":
@@ -281,14 +285,8 @@ def _descriptor(tensor: Outgoing, begin: int, end: int) -> bytes:
             )
         variant, _, store = spelling.partition("/")
         dtype = {variant: store} if store else variant
-    param_id = None if entry is None else entry.param_id
-    parts = [
-        _head(5, 3 if param_id is None else 4), _DTYPE, _value(dtype), _SHAPE, _head(4, len(shape)),
-        *[_head(0, size) for size in shape], _DATA_OFFSETS, _head(0, begin), _head(0, end),
-    ]  # fmt: skip
-    if param_id is not None:
-        parts += _PARAM_ID, _head(0, param_id)
-    return b"".join(parts)
+    sizes = [_head(0, size) for size in shape]
+    return b"".join((_DTYPE, _value(dtype), _SHAPE, _head(4, len(shape)), *sizes))
 
 
 def _head(major: int, number: int) -> bytes:

@@ -142,9 +142,8 @@ def dtype_to_write(tensor: Outgoing) -> np.dtype[Any]:
     UnsupportedError
         NumPy has none, or no array of so many dimensions.
     """
-    known = DTYPES[CODES[tensor.dtype]].numpy if tensor.dtype in CODES else None
-    dtype = dtype_of_name(tensor.dtype if known is None else known)
-    if dtype is None or (known and dtype.name != tensor.dtype) or dtype.byteorder == ">":
+    dtype = _written_dtype(tensor.dtype)
+    if dtype is None:
         raise UnsupportedError(
             f"tensor {tensor.name!r} is {tensor.dtype}, which NumPy's files cannot hold: cast it, or write safetensors"
         )
@@ -152,6 +151,15 @@ def dtype_to_write(tensor: Outgoing) -> np.dtype[Any]:
         raise UnsupportedError(
             f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions, and NumPy's arrays at most {MAX_DIMENSIONS}"
         )
+    return dtype
+
+
+@lru_cache(maxsize=64)
+def _written_dtype(name: str) -> np.dtype[Any] | None:
+    known = DTYPES[CODES[name]].numpy if name in CODES else None
+    dtype = dtype_of_name(name if known is None else known)
+    if dtype is None or (known and dtype.name != name) or dtype.byteorder == ">":
+        return None
     return dtype
 
 

@@ -142,6 +142,7 @@ def _header(dtype: np.dtype[Any], fortran: bool, shape: tuple[int, ...], begin: 
     return Header(dtype, fortran, shape, begin, nbytes)
 
 
+@lru_cache(maxsize=1024)  # since many arrays of a file have few shapes
 def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """The header of a C-contiguous array, byte for byte as NumPy writes it."""
     descr = dtype.str if dtype.names is None else dtype.descr
@@ -167,7 +168,7 @@ def dtype_of_name(name: str) -> np.dtype[Any] | None:
 
 
 def _is_latin(text: str) -> bool:
-    return all(ord(character) < 256 for character in text)
+    return text.isascii() or all(ord(character) < 256 for character in text)
 
 
 def _dtype_or_refuse(descr: Any) -> np.dtype[Any]:

@@ -29,7 +29,7 @@ from fastload.formats.npy_header import MAGIC, USUAL_BYTES, Header, header_bytes
 from fastload.formats.torch import archive, saved
 from fastload.formats.torch.records import about
 from fastload.formats.torch.vocabulary import VOCABULARY
-from fastload.formats.writing import Outgoing, is_unicode
+from fastload.formats.writing import Outgoing, is_unicode, runs_of
 from fastload.options import Options
 from fastload.source import Source
 
@@ -164,7 +164,7 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
     writer = ZipWriter(file, ALIGNMENT)
     for tensor in tensors:
         header = header_bytes(dtype_to_write(tensor), tensor.shape)
-        chunks: Iterable[Buffer] = chain((header,), tensor.chunks())
+        chunks: Iterable[Buffer] = chain((header,), runs_of(tensor))
         if tensor.nbytes < JOINED_BYTES:
             chunks = (b"".join(chunks),)
         writer.add(tensor.name + ENDING, chunks, len(header) + tensor.nbytes)

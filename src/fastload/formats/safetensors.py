@@ -15,14 +15,15 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from struct import pack
 from typing import Any, BinaryIO
 
 from fastload import dtypes
-from fastload._native import Index, read_header, read_length
+from fastload._native import Index, members_of_header, read_header, read_length
 from fastload.dtypes import CODES, DTYPES
-from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unicode, texts_of, write_tensor
+from fastload.errors import LimitError, TruncatedError, UnsupportedError
+from fastload.formats.writing import Outgoing, find_losses, integers_of, is_unicode, texts_of, write_tensors
 from fastload.options import Options
 from fastload.source import Source
 
@@ -38,6 +39,11 @@ WRITING_ORDER = (
     "BF16", "F16", "U16", "I16", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2",
     "I8", "U8", "F6_E3M2", "F6_E2M3", "F4", "BOOL",
 )  # fmt: skip
+
+# What the format calls each canonical dtype that it can hold, those of quantised tensors as their integers; and the
+# place of each in that order.
+SPELLINGS = {row.name: text for row in DTYPES if (text := DTYPES[CODES[integers_of(row.name)]].safetensors) is not None}
+RANKS = {name: WRITING_ORDER.index(spelling) for name, spelling in SPELLINGS.items()}
 
 
 def probe(source: Source, head: bytes) -> bool:
@@ -101,12 +107,17 @@ def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> 
     UnsupportedError
         A tensor has a dtype or a name that the format lacks, or the header would be too long.
     """
-    for tensor in tensors:
-        _spelling(tensor)
-        if tensor.name == METADATA:
-            raise UnsupportedError(f"tensor {tensor.name!r} has a name that safetensors keeps for itself")
-        if not is_unicode(tensor.name):
-            raise UnsupportedError(f"tensor {tensor.name!r}: its name holds half a surrogate pair, no text")
+    names = [tensor.name for tensor in tensors]
+    if METADATA in names:
+        raise UnsupportedError(f"tensor {METADATA!r} has a name that safetensors keeps for itself")
+    if not is_unicode("\0".join(names)):
+        name = next(name for name in names if not is_unicode(name))
+        raise UnsupportedError(f"tensor {name!r}: its name holds half a surrogate pair, no text")
+    if not {tensor.dtype for tensor in tensors} <= SPELLINGS.keys():
+        lacking = next(tensor for tensor in tensors if tensor.dtype not in SPELLINGS)
+        raise UnsupportedError(
+            f"tensor {lacking.name!r} is {lacking.dtype}, which safetensors cannot hold: cast it first"
+        )
     texts, lost = texts_of(metadata)
     length = len(_header(_ordered(tensors), texts or None, ALIGNMENT))
     if length > MAX_HEADER_BYTES:
@@ -140,35 +151,21 @@ def write_aligned(file: BinaryIO, tensors: Sequence[Outgoing], texts: Mapping[st
     header = _header(ordered, texts, alignment)
     file.write(pack("<Q", len(header)))
     file.write(header)
-    for tensor in ordered:
-        written = write_tensor(file, tensor)
-        if written != tensor.nbytes:
-            raise FormatError(f"tensor {tensor.name!r} has {written:,} bytes instead of {tensor.nbytes:,}")
-
-
-def _spelling(tensor: Outgoing) -> str:
-    spelling = DTYPES[CODES[integers_of(tensor.dtype)]].safetensors
-    if spelling is None:
-        raise UnsupportedError(
-            f"tensor {tensor.name!r} is {tensor.dtype}, which safetensors cannot hold: cast it first"
-        )
-    return spelling
+    write_tensors(file, ordered)
 
 
 def _ordered(tensors: Sequence[Outgoing]) -> list[Outgoing]:
-    rank = {spelling: place for place, spelling in enumerate(WRITING_ORDER)}
-    return sorted(tensors, key=lambda tensor: (rank[_spelling(tensor)], tensor.name))
+    by_name = sorted(tensors, key=attrgetter("name"))
+    return sorted(by_name, key=lambda tensor: RANKS[tensor.dtype])
 
 
-def _header(ordered: Sequence[Outgoing], texts: Mapping[str, str] | None, alignment: int) -> bytes:
+def _header(ordered: list[Outgoing], texts: Mapping[str, str] | None, alignment: int) -> bytes:
     """The header of tensors in their order, with the spaces at its end that align the data."""
-    import json  # only for writing: headers are read by the native core
+    members = [members_of_header(ordered, SPELLINGS)] if ordered else []
+    if texts is not None:
+        import json  # only for metadata: headers are read and written by the native core
 
-    entries: dict[str, Any] = {} if texts is None else {METADATA: dict(texts)}
-    offset = 0
-    for tensor in ordered:
-        end = offset + tensor.nbytes
-        entries[tensor.name] = {"dtype": _spelling(tensor), "shape": tensor.shape, "data_offsets": (offset, end)}
-        offset = end
-    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        held = json.dumps(dict(texts), ensure_ascii=False, separators=(",", ":")).encode()
+        members.insert(0, b'"%s":%s' % (METADATA.encode(), held))
+    header = b"{%s}" % b",".join(members)
     return header + b" " * (-(8 + len(header)) % alignment)

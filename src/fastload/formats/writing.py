@@ -16,14 +16,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from fastload._native import Outgoing, gather
 from fastload.dtypes import DTYPES
-from fastload.entry import TensorEntry
 from fastload.errors import FormatError, TruncatedError, UnsupportedError
 from fastload.source import Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "CHUNK_BYTES",
@@ -41,14 +44,17 @@ __all__ = [
     "integers_of",
     "is_unicode",
     "list_shared",
+    "runs_of",
     "shared_groups",
     "texts_of",
     "versions_of",
     "write_tensor",
+    "write_tensors",
 ]
 
 CHUNK_BYTES = 8 << 20  # what is copied at once of an array that does not lie in one run
-MIN_COPIED_BYTES = 256 << 10  # of a tensor that the system copies; smaller ones are gathered, and written together
+MIN_COPIED_BYTES = 256 << 10  # of a tensor that is written, or copied by the system, alone; smaller ones are gathered
+GATHERED_BYTES = 1 << 20  # of small tensors that are written together
 
 # What formats may lack beside dtypes; `find_losses`.
 SHARING = "sharing"
@@ -79,51 +85,44 @@ class Stored(NamedTuple):
     tell: Callable[[int], object] | None = None
 
 
-class Outgoing(NamedTuple):
-    """One tensor that is to be written.
-
-    Attributes
-    ----------
-    name : str
-        Its name.
-    dtype : str
-        The canonical name, a row of DTYPES.
-    shape : tuple of int
-        In elements.
-    nbytes : int
-        Of its elements, C-contiguous, as the format will hold them.
-    chunks : callable
-        Its bytes, C-contiguous and little-endian, in runs of bounded size; read only when written.
-    storage : hashable
-        Equal for tensors whose arrays share memory; None where nobody's does.
-    entry : TensorEntry or None
-        Where it came from, if from a checkpoint: quantization, kind and the like.
-    view : tuple or None
-        (byte offset in the shared storage, strides in bytes, bytes of the storage) for formats that keep sharing; None
-        where it cannot be said so.
-    storage_chunks : callable or None
-        The bytes of that whole storage.
-    stored : Stored or None
-        The file that has the bytes of `chunks`, one after the other; None where none has, or where it does not pay.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    chunks: Callable[[], Iterable[memoryview]]
-    storage: Hashable = None
-    entry: TensorEntry | None = None
-    view: tuple[int, tuple[int, ...], int] | None = None
-    storage_chunks: Callable[[], Iterable[memoryview]] | None = None
-    stored: Stored | None = None
-
-
 class Writable(Protocol):
     """What a format offers that can be written."""
 
     def check_writable(self, tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
         """What would be lost, a line each."""
+
+
+def write_tensors(file: BinaryIO, tensors: Sequence[Outgoing], alignment: int = 1) -> None:
+    """Write the bytes of tensors, each at a multiple of *alignment* from where *file* is, with zeros between.
+
+    Raises
+    ------
+    FormatError
+        A tensor gives another number of bytes than was said.
+    TruncatedError
+        The file that they lie in was cut meanwhile.
+    """
+    held = list(tensors)
+    small = sum(tensor.nbytes for tensor in held if tensor.nbytes < MIN_COPIED_BYTES)
+    room = memoryview(bytearray(min(GATHERED_BYTES, small)))
+    at = place = 0
+    while place < len(held):
+        first = place
+        file.write(bytes(-at % alignment))
+        at += -at % alignment
+        place, count = gather(held, first, room, MIN_COPIED_BYTES, alignment)
+        if place > first:
+            file.write(room[:count])
+            at += count
+        else:
+            written = write_tensor(file, held[place])
+            if written != held[place].nbytes:
+                raise FormatError(
+                    f"tensor {held[place].name!r} gave {written:,} bytes where {held[place].nbytes:,} were announced:"
+                    " it changed while it was written"
+                )
+            at += written
+            place += 1
 
 
 def write_tensor(file: BinaryIO, tensor: Outgoing) -> int:
@@ -140,6 +139,12 @@ def write_tensor(file: BinaryIO, tensor: Outgoing) -> int:
             return tensor.nbytes
         file.seek(begin)
     return sum(map(file.write, tensor.chunks()))  # which holds no chunk while the next is read
+
+
+def runs_of(tensor: Outgoing) -> Iterable[Buffer]:
+    """The bytes of a tensor, in one run where it is small."""
+    data = tensor.data() if tensor.nbytes < MIN_COPIED_BYTES else None
+    return tensor.chunks() if data is None else (data,)
 
 
 def _is_copied(file: Any, stored: Stored, count: int) -> bool:

@@ -45,6 +45,7 @@ STORED = 0
 TIME = 0
 DATE = 0x0021  # 1 January 1980, the first day that zip knows: the time of writing is no part of a checkpoint
 BESIDE_BYTES = 1 << 20  # of a chunk, whose checksum is worth a second thread: it takes as long as half the writing
+JOINED_BYTES = 64 << 10  # of a record that is written together with its header
 LARGEST16 = 0xFFFF  # these say "see the ZIP64 record" in their fields, and so are too large for them
 LARGEST32 = 0xFFFFFFFF
 
@@ -110,9 +111,14 @@ class ZipWriter:
         shown = min(size, LARGEST32)
         version = VERSION64 if is_long else VERSION
         sizes = (shown, shown, len(encoded), len(extra))
-        self._write(pack("<IHHHHHIIIHH", LOCAL_SIGNATURE, version, *fields, crc or 0, *sizes), encoded, extra)
-        begin = self._position
-        found = self._write_chunks(name, chain((first,), pieces), size, is_summed=is_patched)
+        local = pack("<IHHHHHIIIHH", LOCAL_SIGNATURE, version, *fields, crc or 0, *sizes)
+        head = b"".join((local, encoded, extra))
+        begin = origin + len(head)
+        if first.nbytes < JOINED_BYTES and not is_patched:
+            first = memoryview(head + first)
+        else:
+            self._write(head)
+        found = self._write_chunks(name, chain((first,), pieces), size, begin, is_summed=is_patched)
         if crc is None:
             crc = found
             self._file.seek(origin + CRC_PLACE)
@@ -174,9 +180,9 @@ class ZipWriter:
         count = -(position + 4) % self._alignment
         return pack("<HH", PADDING_EXTRA, count) + bytes(count)
 
-    def _write_chunks(self, name: str, chunks: Iterable[Buffer], size: int, *, is_summed: bool) -> int:
-        """Write the bytes of a record; returns their checksum where it is wanted."""
-        crc, begin = 0, self._position
+    def _write_chunks(self, name: str, chunks: Iterable[Buffer], size: int, begin: int, *, is_summed: bool) -> int:
+        """Write what is to be at *begin*, the bytes of a record; returns their checksum where it is wanted."""
+        crc = 0
         for chunk in chunks:
             data = memoryview(chunk)
             if data.nbytes > size - (self._position - begin):

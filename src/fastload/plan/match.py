@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable
 
 from fastload.errors import PlanError
+from fastload.plan.substitute import ANCHORED_TEXT, ESCAPED, PLAIN_FLAGS
 from fastload.plan.table import Table
 
 __all__ = ["Pattern", "Patterns", "marks_of", "matcher", "patterns_of"]
@@ -51,18 +52,33 @@ def marks_of(table: Table, patterns: list[Pattern]) -> bytearray:
     texts = [pattern for pattern in patterns if isinstance(pattern, str)]
     exact = table.places_of(texts)
     globs = [text for text in texts if text not in exact and WILD.search(text)]
-    marks = table.marks_of([glob for glob in globs if not MORE_THAN_STARS.search(glob)])
+    plain = [glob for glob in globs if not MORE_THAN_STARS.search(glob)]
+    others = []
+    for pattern in patterns:
+        if isinstance(pattern, re.Pattern):
+            found = _globs_of(pattern)
+            plain += found
+            others += [] if found else [pattern]
+    marks = table.marks_of(plain)
     for place in exact.values():
         marks[place] = 1
-    searches = _joined([pattern for pattern in patterns if isinstance(pattern, re.Pattern)])
+    searches = _joined(others)
     translated = [fnmatch.translate(glob) for glob in globs if MORE_THAN_STARS.search(glob)]
     if translated:
         searches.append(re.compile("|".join(translated)).match)
     for search in searches:
-        for place, name in enumerate(table.names):
-            if not marks[place] and search(name):
-                marks[place] = 1
+        table.mark_found(search, marks)
     return marks
+
+
+def _globs_of(pattern: re.Pattern[str]) -> list[str]:
+    """Globs of stars alone, of which one matches wherever *pattern* finds something; none where that cannot be."""
+    found = ANCHORED_TEXT.fullmatch(pattern.pattern)
+    if found is None or pattern.flags & ~PLAIN_FLAGS or "*" in found[2]:
+        return []
+    text = ("" if found[1] else "*") + ESCAPED.sub(r"\1", found[2])
+    # A dollar stands before a newline that ends the name, too.
+    return [f"{text}*"] if not found[3] else [text, f"{text}\n"] if found[3] == "$" else [text]
 
 
 def _joined(patterns: list[re.Pattern[str]]) -> list[Match]:

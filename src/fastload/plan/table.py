@@ -12,6 +12,7 @@ from fastload._native import Globs, Index
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError, printable
 from fastload.plan.making import Making, Rows, entry_of
+from fastload.plan.substitute import Substitution
 
 __all__ = ["Dropped", "Table", "described", "renamed"]
 
@@ -103,6 +104,12 @@ class Table:
             self._names = self.index.names_at(self.makings)
         return self._names
 
+    def names_through(self, substitute: Substitution) -> list[str]:
+        """What a substitution makes of all names."""
+        if self.index is not None and self._names is None and substitute.one is not None:
+            return self.index.names_through(self.makings, substitute.one)
+        return substitute.every(self.names)
+
     @property
     def dropped(self) -> list[str]:
         """Names of the tensors that were left out."""
@@ -129,20 +136,28 @@ class Table:
             return Globs(globs).marks_in(self.index, self.makings)
         return Globs(globs).marks(self.names)
 
+    def mark_found(self, search: Callable[[str], object], marks: bytearray) -> None:
+        """Set those of *marks* that are 0 and where *search* finds something in the name of the tensor."""
+        if self.index is not None and self._names is None:
+            Globs.mark_found(self.index, self.makings, search, marks)
+            return
+        for place, name in enumerate(self.names):
+            if not marks[place] and search(name):
+                marks[place] = 1
+
     def only(self, places: list[int]) -> Table:
         """The tensors at *places*, which ascend; the others are left out."""
         if len(places) == len(self):
             return Table(self._names, self.makings, self.left_out, None, self.index)
-        inside = bytearray(len(self))
-        for place in places:
-            inside[place] = 1
 
         def also_these(dropped: list[str]) -> list[str]:
-            return dropped + [name for place, name in enumerate(self.names) if not inside[place]]
+            inside = set(places)
+            return dropped + [name for place, name in enumerate(self.names) if place not in inside]
 
+        are_rows = self.makings == range(len(self))  # nothing has been made of them, or left out, before
         return Table(
-            None if self._names is None else [self._names[place] for place in places],
-            [self.makings[place] for place in places],
+            None if self._names is None else list(map(self._names.__getitem__, places)),
+            places if are_rows else list(map(self.makings.__getitem__, places)),
             self.left_out.then(also_these),
             places,
             self.index,

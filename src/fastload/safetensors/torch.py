@@ -191,7 +191,7 @@ def _outgoing(tensors: dict[str, torch.Tensor]) -> list[Outgoing]:
 
 def _unpacked(tensor: Outgoing) -> Outgoing:
     """The bytes of 4-bit floats, two in each, as the format counts them."""
-    return tensor._replace(dtype="float4_e2m1fn", shape=(*tensor.shape[:-1], 2 * (tensor.shape or (1,))[-1]))
+    return tensor.changed(dtype="float4_e2m1fn", shape=(*tensor.shape[:-1], 2 * (tensor.shape or (1,))[-1]))
 
 
 def _shared_names(tensors: Mapping[str, torch.Tensor]) -> list[set[str]]:

@@ -17,11 +17,13 @@ Format: torch/serialization.py and torch/_utils.py of torch 2.13.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from struct import pack
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from fastload._native import PickleWriter
 from fastload.dtypes import CODES, DTYPES, Dtype
 from fastload.entry import Quantization
 from fastload.errors import UnsupportedError
@@ -33,10 +35,14 @@ from fastload.formats.writing import (
     Outgoing,
     find_losses,
     integers_of,
+    runs_of,
     shared_groups,
     versions_of,
 )
 from fastload.formats.zip_writer import ZipWriter
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["check_writable", "write"]
 
@@ -45,13 +51,13 @@ ALIGNMENT = 64  # of every record, in bytes; torch's own
 BATCH = 1000  # items that one SETITEMS sets, as in Python's pickler
 MAX_DEPTH = 50  # of metadata, so that nothing nests without end
 
-# Opcodes of pickle's protocol 2.
-PROTO, STOP, MARK, REDUCE, BUILD = b"\x80\x02", b".", b"(", b"R", b"b"
-GLOBAL, BINPUT, LONG_BINPUT, BINGET, LONG_BINGET, BINPERSID = b"c", b"q", b"r", b"h", b"j", b"Q"
-NONE, NEWTRUE, NEWFALSE, BININT, BININT1, BININT2, LONG1 = b"N", b"\x88", b"\x89", b"J", b"K", b"M", b"\x8a"
-BINFLOAT, BINUNICODE = b"G", b"X"
-EMPTY_TUPLE, TUPLE, EMPTY_LIST, APPENDS, EMPTY_DICT, SETITEM, SETITEMS = b")", b"t", b"]", b"e", b"}", b"s", b"u"
-SHORT_TUPLES = {1: b"\x85", 2: b"\x86", 3: b"\x87"}
+# Opcodes of pickle's protocol 2; those of texts, numbers and tuples are `PickleWriter`'s.
+MARK, REDUCE, BUILD, BINPERSID = b"(", b"R", b"b", b"Q"
+NONE, NEWTRUE, NEWFALSE, BINFLOAT = b"N", b"\x88", b"\x89", b"G"
+EMPTY_LIST, APPENDS, EMPTY_DICT, SETITEM, SETITEMS = b"]", b"e", b"}", b"s", b"u"
+
+# The dtype as which one is written that is not quantised.
+PLAIN_ROWS = {row.name: DTYPES[CODES[integers_of(row.name)]] for row in DTYPES}
 
 
 class _Storage(NamedTuple):
@@ -67,15 +73,21 @@ class _Storage(NamedTuple):
         In elements, or in bytes where it is untyped.
     nbytes : int
         Its size.
-    chunks : callable
-        Its bytes.
+    tensor : Outgoing
+        The first that lies in it.
     """
 
     key: str
     kind: str | None
     length: int
     nbytes: int
-    chunks: Callable[[], Iterable[memoryview]]
+    tensor: Outgoing
+
+    def chunks(self) -> Iterable[Buffer]:
+        """Its bytes."""
+        if self.tensor.view is not None and self.tensor.storage_chunks is not None:
+            return self.tensor.storage_chunks()
+        return runs_of(self.tensor)
 
 
 def check_writable(tensors: Sequence[Outgoing], metadata: Mapping[str, Any]) -> list[str]:
@@ -127,18 +139,19 @@ def write(file: BinaryIO, tensors: Sequence[Outgoing], metadata: Mapping[str, An
 
 def _row(tensor: Outgoing) -> Dtype:
     """The dtype as which a tensor is written."""
-    return DTYPES[CODES[tensor.dtype if _is_quantized(tensor) else integers_of(tensor.dtype)]]
+    return DTYPES[CODES[tensor.dtype]] if _is_quantized(tensor) else PLAIN_ROWS[tensor.dtype]
 
 
 def _is_quantized(tensor: Outgoing) -> bool:
     """Whether a tensor is quantised, and in the way that can be written: one scale and zero point for all of it."""
+    if integers_of(tensor.dtype) == tensor.dtype:
+        return False
     found = getattr(tensor.entry, "quantization", None)
     return (
         isinstance(found, Quantization)
         and found.scheme == "per_tensor_affine"
         and isinstance(found.scale, float)
         and isinstance(found.zero_point, int)
-        and integers_of(tensor.dtype) != tensor.dtype
     )
 
 
@@ -155,12 +168,12 @@ def _storages(tensors: Sequence[Outgoing]) -> list[_Storage]:
         storage = shared.get(tensor.storage) if tensor.view is not None else None
         if storage is None:
             row = _row(tensor)
-            kind, nbytes, chunks = row.torch_storage, tensor.nbytes, tensor.chunks
+            kind, nbytes = row.torch_storage, tensor.nbytes
             if tensor.view is not None and tensor.storage_chunks is not None:
-                nbytes, chunks = tensor.view[2], tensor.storage_chunks
+                nbytes = tensor.view[2]
                 if len(kinds[tensor.storage]) > 1:
                     kind = None  # torch takes the dtype of a storage from the first tensor that names it
-            storage = _Storage(str(count), kind, nbytes // (row.bits // 8) if kind else nbytes, nbytes, chunks)
+            storage = _Storage(str(count), kind, nbytes // (row.bits // 8) if kind else nbytes, nbytes, tensor)
             count += 1
             if tensor.view is not None:
                 shared[tensor.storage] = storage
@@ -168,7 +181,8 @@ def _storages(tensors: Sequence[Outgoing]) -> list[_Storage]:
     return found
 
 
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)  # since many tensors have few shapes
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of a contiguous tensor, in elements, as torch has them: a dimension without elements counts as one."""
     strides: list[int] = []
     step = 1
@@ -180,7 +194,7 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _pickle(tensors: Sequence[Outgoing], storages: Sequence[_Storage], metadata: Mapping[str, Any]) -> bytes:
     """The state dict: opcode for opcode what torch's own would be."""
-    out = _Pickler()
+    out = PickleWriter()
     out.ordered_dict()
     batches = [range(start, min(start + BATCH, len(tensors))) for start in range(0, len(tensors), BATCH)]
     for batch in batches:
@@ -192,7 +206,7 @@ def _pickle(tensors: Sequence[Outgoing], storages: Sequence[_Storage], metadata:
         out.raw(SETITEMS if len(batch) > 1 else SETITEM)
     state = _state(metadata)
     if state:
-        out.value(state)
+        _value(out, state)
         out.raw(BUILD)
     return out.finish()
 
@@ -208,7 +222,7 @@ def _state(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, KEPT_METADATA: kept} if kept else state
 
 
-def _tensor(out: _Pickler, tensor: Outgoing, storage: _Storage) -> None:
+def _tensor(out: PickleWriter, tensor: Outgoing, storage: _Storage) -> None:
     """Call what rebuilds a tensor."""
     row = _row(tensor)
     itemsize = row.bits // 8
@@ -232,8 +246,8 @@ def _tensor(out: _Pickler, tensor: Outgoing, storage: _Storage) -> None:
     if quantized and tensor.entry is not None:
         out.raw(MARK)
         out.known("torch", "per_tensor_affine")
-        out.value(tensor.entry.quantization.scale)
-        out.value(tensor.entry.quantization.zero_point)
+        _value(out, tensor.entry.quantization.scale)
+        _value(out, tensor.entry.quantization.zero_point)
         out.end_tuple()
     out.raw(NEWFALSE)  # requires_grad
     out.ordered_dict()  # its hooks
@@ -259,122 +273,37 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return False
 
 
-class _Pickler:
-    """A pickle that is being written, with the memo of Python's own pickler."""
-
-    def __init__(self) -> None:
-        self._out = bytearray(PROTO)
-        self._memo: dict[Hashable, int] = {}
-        self._count = 0
-
-    def finish(self) -> bytes:
-        """The whole pickle."""
-        return bytes(self._out + STOP)
-
-    def raw(self, opcodes: bytes) -> None:
-        """Opcodes as they are."""
-        self._out += opcodes
-
-    def put(self, key: Hashable = None) -> None:
-        """Give what is on top of the stack the next number of the memo; under a *key*, it is found again."""
-        number = self._count
-        self._count += 1
-        self._out += BINPUT + pack("<B", number) if number < 256 else LONG_BINPUT + pack("<I", number)
-        if key is not None:
-            self._memo[key] = number
-
-    def _got(self, key: Hashable) -> bool:
-        number = self._memo.get(key)
-        if number is None:
-            return False
-        self._out += BINGET + pack("<B", number) if number < 256 else LONG_BINGET + pack("<I", number)
-        return True
-
-    def known(self, module: str, name: str) -> None:
-        """A class or function."""
-        if not self._got((module, name)):
-            self._out += GLOBAL + f"{module}\n{name}\n".encode()
-            self.put((module, name))
-
-    def interned(self, text: str, of: str = "text") -> None:
-        """A text that may come again; Python's pickler knows it by its identity, and we by what it is *of*."""
-        if not self._got((of, text)):
-            self.text(text, (of, text))
-
-    def text(self, text: str, key: Hashable = None) -> None:
-        """A text."""
-        encoded = text.encode("utf-8", "surrogatepass")
-        self._out += BINUNICODE + pack("<I", len(encoded)) + encoded
-        self.put(key)
-
-    def integer(self, number: int) -> None:
-        """An int."""
-        if 0 <= number < 1 << 8:
-            self._out += BININT1 + pack("<B", number)
-        elif 0 <= number < 1 << 16:
-            self._out += BININT2 + pack("<H", number)
-        elif -1 << 31 <= number < 1 << 31:
-            self._out += BININT + pack("<i", number)
+def _value(out: PickleWriter, value: Any) -> None:
+    """Write any value that `_is_plain`."""
+    if value is None or value is True or value is False:
+        out.raw(NONE if value is None else NEWTRUE if value else NEWFALSE)
+    elif isinstance(value, int):
+        out.integer(value)
+    elif isinstance(value, float):
+        out.raw(BINFLOAT + pack(">d", value))
+    elif isinstance(value, str):
+        out.interned(value)
+    elif isinstance(value, dict):
+        if isinstance(value, OrderedDict):
+            out.ordered_dict()
         else:
-            encoded = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
-            self._out += LONG1 + pack("<B", len(encoded)) + encoded
-
-    def integers(self, numbers: Sequence[int]) -> None:
-        """A tuple of ints."""
-        if len(numbers) > 3:
-            self.raw(MARK)
-        for number in numbers:
-            self.integer(number)
-        if not numbers:
-            self.raw(EMPTY_TUPLE)
-        elif len(numbers) > 3:
-            self.end_tuple()
-        else:
-            self.raw(SHORT_TUPLES[len(numbers)])
-            self.put()
-
-    def end_tuple(self) -> None:
-        """Close a tuple that MARK has opened."""
-        self.raw(TUPLE)
-        self.put()
-
-    def ordered_dict(self) -> None:
-        """An empty OrderedDict."""
-        self.known("collections", "OrderedDict")
-        self.raw(EMPTY_TUPLE + REDUCE)
-        self.put()
-
-    def value(self, value: Any) -> None:
-        """Any value that `_is_plain`."""
-        if value is None or value is True or value is False:
-            self.raw(NONE if value is None else NEWTRUE if value else NEWFALSE)
-        elif isinstance(value, int):
-            self.integer(value)
-        elif isinstance(value, float):
-            self.raw(BINFLOAT + pack(">d", value))
-        elif isinstance(value, str):
-            self.interned(value)
-        elif isinstance(value, dict):
-            if isinstance(value, OrderedDict):
-                self.ordered_dict()
-            else:
-                self.raw(EMPTY_DICT)
-                self.put()
-            self.raw(MARK if len(value) > 1 else b"")
-            for key, item in value.items():
-                self.value(key)
-                self.value(item)
-            self.raw((b"", SETITEM)[len(value)] if len(value) < 2 else SETITEMS)
-        elif isinstance(value, tuple):
-            self.raw(MARK)
+            out.raw(EMPTY_DICT)
+            out.put()
+        out.raw(MARK if len(value) > 1 else b"")
+        for key, item in value.items():
+            _value(out, key)
+            _value(out, item)
+        out.raw((b"", SETITEM)[len(value)] if len(value) < 2 else SETITEMS)
+    elif isinstance(value, tuple):
+        out.raw(MARK)
+        for item in value:
+            _value(out, item)
+        out.end_tuple()
+    else:
+        out.raw(EMPTY_LIST)
+        out.put()
+        if value:
+            out.raw(MARK)
             for item in value:
-                self.value(item)
-            self.end_tuple()
-        else:
-            self.raw(EMPTY_LIST)
-            self.put()
-            if value:
-                self.raw(MARK)
-                for item in value:
-                    self.value(item)
-                self.raw(APPENDS)
+                _value(out, item)
+            out.raw(APPENDS)
