@@ -26,9 +26,9 @@ def started(monkeypatch):
     return threads
 
 
-def file_of(path, mebibytes, count=1):
-    size = mebibytes * MIB // count
-    fastload.save({f"w{number}": np.full(size, number, np.uint8) for number in range(count)}, path)
+def file_of(path, mebibytes, count=1, dtype=np.uint8):
+    size = mebibytes * MIB // count // np.dtype(dtype).itemsize
+    fastload.save({f"w{number}": np.full(size, number, dtype) for number in range(count)}, path)
     path.read_bytes()  # into the page cache
     return path
 
@@ -72,18 +72,27 @@ def test_the_cache_is_asked_for_few_pages(tmp_path, monkeypatch, mebibytes, page
 
 
 @pytest.mark.parametrize(
-    "plan", [{}, {"include": "w[13]"}, {"rename": {"w0": "z"}}, {"exclude": "w2", "remap": [("w", "v")]}]
+    "plan",
+    [
+        {},
+        {"include": "w[13]"},
+        {"rename": {"w0": "z"}},
+        {"exclude": "w2", "remap": [("w", "v")]},
+        {"cast": "float16"},
+        {"cast": {"w1": "float64", "w2": "bfloat16"}, "include": "w[123]"},
+    ],
 )
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_tensors_as_they_are_make_no_objects_one_by_one(tmp_path, monkeypatch, suffix, plan):
-    path = file_of(tmp_path / f"model.{suffix}", 1, count=4)
+    path = file_of(tmp_path / f"model.{suffix}", 1, count=4, dtype=np.float32)
     expected = {name: array.copy() for name, array in fastload.open(path, **plan).items()}
     monkeypatch.setattr(loading, "_pieces", None)  # the way of all others
 
     loaded = fastload.load(path, **plan)
 
     assert list(loaded) == list(expected)
-    assert all(np.array_equal(loaded[name], array) for name, array in expected.items())
+    assert all(loaded[name].dtype == array.dtype for name, array in expected.items())
+    assert all(loaded[name].tobytes() == array.tobytes() for name, array in expected.items())
 
 
 def test_a_buffer_as_it_is_makes_no_objects_one_by_one(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from fastload._native import CAN_READ, Layout, arrays_of, lay_out
 from fastload.casting import FLOATS, cast
 from fastload.checkpoint import Checkpoint, tensors_of
-from fastload.dtypes import CODES, DTYPES, NUMPY, numpy_dtype
+from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, PlanError, located
 from fastload.extents import is_c_order
@@ -41,6 +41,7 @@ ALIGNMENT = 64  # of a tensor in memory: a line of the cache, and what torch, JA
 MIN_HUGE_BYTES = 1 << 22  # from where numpy asks for huge pages
 MIN_CHECKED_BYTES = 1 << 23  # from where it is seen that there is so much memory
 NUMPY_DIMENSIONS = 64
+FLOAT_OF_CODE = [FLOATS.get(dtype.name, -1) for dtype in DTYPES]
 
 Progress = Callable[[int, int], object]
 
@@ -158,21 +159,28 @@ def _load(
         raise
 
 
-# Tensors that are bytes of one source, as they are.
+# Tensors that are bytes of one source, as they are or cast.
 
 
 def _layout(tensors: Tensors) -> tuple[Layout, Source] | None:
     """Where the tensors come to lie, and what they lie in now; None where they are not all just bytes of one source."""
-    makings: Iterable[Making] = range(len(tensors))
+    rows: Sequence[int] = range(len(tensors))
+    targets = None
     base = tensors
     if isinstance(tensors, PlannedTensors):
-        makings, base = tensors.table.makings, tensors.base
+        base = tensors.base
+        codes = [CODES[making.dtype] if isinstance(making, Cast) else -1 for making in tensors.table.makings]
+        of = [making.of if isinstance(making, Cast) else making for making in tensors.table.makings]
+        rows = [row for row in of if isinstance(row, int)]
+        if len(rows) < len(of):
+            return None
+        targets = codes
     if not isinstance(base, FileTensors) or not len(tensors):
         return None
     source = base.source
     if source.is_inflated or (source.region is None and not CAN_READ):
         return None
-    layout = lay_out(base.index, makings, NUMPY, numpy_dtype, source.origin, source.size, ALIGNMENT)
+    layout = lay_out(base.index, rows, targets, numpy_dtype, FLOAT_OF_CODE, source.origin, source.size, ALIGNMENT)
     return None if layout is None else (layout, source)
 
 
@@ -181,9 +189,9 @@ def _load_layout(
 ) -> dict[str, np.ndarray]:
     memory = _block(layout.size, tensors.path)
     names = tensors.list_names()
-    move_layout(layout, source, memory.data, io, threads, _reporter(progress, layout.nbytes), names.__getitem__)
+    move_layout(layout, source, memory.data, io, threads, _reporter(progress, layout.filled), names.__getitem__)
     if progress is not None:
-        progress(layout.nbytes, layout.nbytes)
+        progress(layout.filled, layout.filled)
     return dict(zip(names, arrays_of(layout, memory), strict=True))
 
 

@@ -8,13 +8,15 @@ import fastload
 from builders import safetensors_file, tensor, torch_file
 from fastload._native import Layout, Transfer, arrays_of, lay_out
 from fastload.checkpoint import tensors_of
-from fastload.dtypes import NUMPY, numpy_dtype
+from fastload.dtypes import CODES, numpy_dtype
+from fastload.loading import FLOAT_OF_CODE
 
 
-def layout_of(data, rows=None, alignment=64, origin=0):
+def layout_of(data, rows=None, alignment=64, origin=0, targets=None, length=None):
     tensors = tensors_of(fastload.open(data))
     rows = range(len(tensors)) if rows is None else rows
-    return lay_out(tensors.index, rows, NUMPY, numpy_dtype, origin, len(data), alignment)
+    length = len(data) if length is None else length
+    return lay_out(tensors.index, rows, targets, numpy_dtype, FLOAT_OF_CODE, origin, length, alignment)
 
 
 @pytest.fixture
@@ -116,8 +118,51 @@ def test_what_has_an_axis_more_as_an_array_has_no_layout(tmp_path):
     assert layout_of((tmp_path / "model.pt").read_bytes()) is None
 
 
-def test_what_a_plan_makes_has_no_layout(data):
-    assert layout_of(data, [0, object()]) is None
+def test_the_same_bytes_as_two_dtypes_have_two_places():
+    data = torch_file({"w": tensor("float32", (2, 3), [1, 2, 3, 4, 5, 6])})
+    half, double = CODES["float16"], CODES["float64"]
+
+    layout = layout_of(data, [0, 0, 0, 0], targets=[-1, half, double, half])
+    memory = np.zeros(layout.size, np.uint8)
+    transfer = Transfer()
+    transfer.add_layout(transfer.add_memory(data, 4096, 0), 0, transfer.add_target(memory), layout)
+    transfer.work()
+
+    arrays = arrays_of(layout, memory)
+    assert [array.dtype.name for array in arrays] == ["float32", "float16", "float64", "float16"]
+    assert all(array.tolist() == [[1, 2, 3], [4, 5, 6]] for array in arrays)
+    assert layout.filled == transfer.done == 24 + 12 + 48 and np.shares_memory(arrays[1], arrays[3])
+
+
+def test_neighbours_that_are_cast_alike_are_one_job(data):
+    floats = {f"w{number}": ("F16", (256,), np.full(256, number, np.float16).tobytes()) for number in range(9)}
+    data = safetensors_file(floats)
+    layout = layout_of(data, targets=[CODES["float32"]] * 9)
+    memory = np.zeros(layout.size, np.uint8)
+    transfer = Transfer()
+
+    transfer.add_layout(transfer.add_memory(data, 4096, 1024), 0, transfer.add_target(memory), layout)
+    transfer.work()
+
+    assert layout.filled == layout.size == transfer.done == 9 * 1024
+    assert [float(array.mean()) for array in arrays_of(layout, memory)] == list(range(9))
+
+
+@pytest.mark.parametrize(("row", "dtype"), [(1, "float32"), (0, "int8"), (0, "complex64"), (3, "float32")])
+def test_only_floats_are_cast_to_floats(data, row, dtype):
+    assert layout_of(data, [row], targets=[CODES[dtype]]) is None
+    assert layout_of(data, [row], targets=[len(CODES)]) is None
+
+
+def test_a_cast_to_what_it_is_already_is_none(data):
+    layout = layout_of(data, [0], targets=[CODES["float32"]])
+
+    assert arrays_of(layout, np.zeros(layout.size, np.uint8))[0].dtype == np.float32
+
+
+def test_each_tensor_has_a_target_if_one_has(data):
+    with pytest.raises(ValueError, match="1 dtypes for 2 tensors"):
+        layout_of(data, [0, 1], targets=[-1])
 
 
 def test_rows_and_places_are_checked(data):
@@ -131,9 +176,7 @@ def test_rows_and_places_are_checked(data):
 
 
 def test_a_tensor_beyond_the_source_has_no_layout(data):
-    tensors = tensors_of(fastload.open(data))
-
-    assert lay_out(tensors.index, [0, 4], NUMPY, numpy_dtype, 0, len(data) - 1, 64) is None
+    assert layout_of(data, [0, 4], length=len(data) - 1) is None
 
 
 @pytest.mark.parametrize("memory", [np.zeros(63, np.uint8), np.zeros(128, np.uint8)[::2]])

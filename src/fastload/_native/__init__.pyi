@@ -203,6 +203,8 @@ class Layout:
     @property
     def nbytes(self) -> int: ...
     @property
+    def filled(self) -> int: ...
+    @property
     def size(self) -> int: ...
     def samples(self, step: int) -> list[int]: ...
     def number_at(self, position: int) -> int: ...
@@ -324,9 +326,10 @@ def harvest(
 ) -> Index: ...
 def lay_out(
     index: Index,
-    rows: Iterable[object],
-    dtypes: list[np.dtype[Any] | None],
+    rows: Sequence[int],
+    targets: list[int] | None,
     find_dtype: Callable[[int], np.dtype[Any]],
+    floats: list[int],
     origin: int,
     length: int,
     alignment: int,

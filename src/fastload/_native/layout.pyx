@@ -1,4 +1,4 @@
-"""Layout: where tensors whose bytes are wanted as they are in the file come to lie in one block of memory.
+"""Layout: where tensors that are bytes of a file, as they are or cast, come to lie in one block of memory.
 
 That is what nearly every load does. With thousands of small tensors it would take longer to speak of each in Python
 than to copy it, so that no object is made for one but its array.
@@ -15,16 +15,19 @@ cdef enum:
     NUMPY_DIMENSIONS = 64
     MAX_BYTES = 0x7FFFFFFFFFFFFFFF  # of a block; numpy counts in signed 64-bit numbers
     MAX_ALIGNMENT = 4096
+    MAX_CAST_BYTES = 0x0FFFFFFFFFFFFFFF  # of a tensor that is cast, since a byte may become eight
 
 
 cdef int compare_places(const void *one, const void *other) noexcept nogil:
-    """By position, then by size, then in the order in which they were asked for."""
+    """By position, size and result, so that the same come together; then in the order in which they were asked for."""
     cdef const Place *a = <const Place *>one
     cdef const Place *b = <const Place *>other
     if a.position != b.position:
         return -1 if a.position < b.position else 1
     if a.nbytes != b.nbytes:
         return -1 if a.nbytes < b.nbytes else 1
+    if a.to_float != b.to_float:
+        return -1 if a.to_float < b.to_float else 1
     return -1 if a.number < b.number else 1
 
 
@@ -32,12 +35,14 @@ cdef int compare_places(const void *one, const void *other) noexcept nogil:
 cdef class Layout:
     """Places in a block of memory for tensors of one source, each at a multiple of an alignment, in the file's order.
 
-    Tensors that are the same bytes have one place. Made by `lay_out`.
+    Tensors that are the same bytes, and become the same, have one place. Made by `lay_out`.
 
     Attributes
     ----------
     nbytes : int
         That are read.
+    filled : int
+        Bytes of the block that are filled with them.
     size : int
         Of the block, in bytes.
     """
@@ -47,29 +52,82 @@ cdef class Layout:
 
     def __dealloc__(self):
         free(self.places)
-        free(self.rows)
-        free(self.starts)
+        free(self.laid)
+
+    cdef bint add(
+        self, size_t row, int target, object find_dtype, list floats, uint64_t origin, uint64_t length
+    ) except -1:
+        """Take a tensor that is to be of the dtype *target*, or of its own where that is -1; False if it cannot be."""
+        cdef Index index = self.index
+        cdef const Row *described
+        cdef const Extent *extent
+        cdef uint64_t position, width
+        cdef Place place
+        if row >= index.names.count:
+            raise IndexError(row)
+        described = &index.rows[row]
+        if described.dtype >= len(floats) or target >= len(floats):
+            return False
+        width = index.dtypes.bits[described.dtype] // 8
+        if index.dtypes.bits[described.dtype] % 8 or width == 0 or described.flags & (PACKED | OPAQUE):
+            return False
+        if not is_view(index, described) or described.ndim > NUMPY_DIMENSIONS or not is_c_order(index, described):
+            return False
+        if size_in_bytes(index.dims + described.dims, described.ndim, 8 * width, &place.nbytes):
+            return False
+        if not index.is_located(described.storage):
+            index.source.locate(index.records, described.storage)
+        extent = index.extent(described.storage)
+        position = index.position_of(described.storage)
+        if place.nbytes == 0 or position > length or extent.size > length - position or (
+            described.offset > extent.size or place.nbytes > extent.size - described.offset
+        ):
+            return False                     # and whoever makes its array says what is wrong, if anything is
+        place.position = origin + position + described.offset
+        place.size = place.nbytes
+        place.from_float = place.to_float = -1
+        if target < 0 or target == described.dtype:
+            target = described.dtype
+        else:
+            place.from_float, place.to_float = floats[described.dtype], floats[target]
+            if place.from_float < 0 or place.to_float < 0 or place.nbytes > MAX_CAST_BYTES:
+                return False
+            place.size = place.nbytes // width * (index.dtypes.bits[target] // 8)
+        dtype = self.dtypes[target]
+        if dtype is None:
+            dtype = self.dtypes[target] = find_dtype(target)
+        if <uint64_t>dtype.itemsize * 8 != index.dtypes.bits[target]:
+            return False
+        place.start, place.number = 0, self.laid_count
+        reserve(<void **>&self.places, &self.places_capacity, self.laid_count + 1, sizeof(Place))
+        reserve(<void **>&self.laid, &self.laid_capacity, self.laid_count + 1, sizeof(Laid))
+        self.places[self.laid_count] = place
+        self.laid[self.laid_count].row = row
+        self.laid[self.laid_count].code = target
+        self.laid_count += 1
+        return True
 
     cdef bint place(self, uint64_t alignment) except -1:
-        """Sort the places, leave one of each run of bytes, and say where it begins; False where they are too large."""
+        """Sort the places, leave one of the same, and say where each begins; False where they are too large."""
         cdef Place *place
         cdef Place *last = NULL
-        cdef size_t i, kept = 0
-        reserve(<void **>&self.starts, &self.starts_capacity, self.numbers, sizeof(uint64_t))
-        qsort(self.places, self.count, sizeof(Place), compare_places)
-        for i in range(self.count):
+        cdef size_t i
+        qsort(self.places, self.laid_count, sizeof(Place), compare_places)
+        for i in range(self.laid_count):
             place = &self.places[i]
-            if last == NULL or last.position != place.position or last.nbytes != place.nbytes:
-                place.start = self.size
-                if place.nbytes > MAX_BYTES - alignment - self.size:
+            if last == NULL or last.position != place.position or last.nbytes != place.nbytes or (
+                last.to_float != place.to_float
+            ):
+                if place.size > MAX_BYTES - alignment - self.size:
                     return False
-                self.size += (place.nbytes + alignment - 1) // alignment * alignment
+                place.start = self.size
+                self.size += (place.size + alignment - 1) // alignment * alignment
                 self.nbytes += place.nbytes
-                self.places[kept] = place[0]
-                last = &self.places[kept]
-                kept += 1
-            self.starts[place.number] = last.start
-        self.count = kept
+                self.filled += place.size
+                last = &self.places[self.places_count]
+                last[0] = place[0]
+                self.places_count += 1
+            self.laid[place.number].start = last.start
         return True
 
     def samples(self, uint64_t step):
@@ -77,7 +135,7 @@ cdef class Layout:
         cdef list positions = []
         cdef uint64_t passed = 0, at = 0
         cdef size_t i
-        for i in range(self.count):
+        for i in range(self.places_count):
             while at < passed + self.places[i].nbytes:
                 positions.append(self.places[i].position + (at - passed))
                 at += step
@@ -87,15 +145,15 @@ cdef class Layout:
     def number_at(self, uint64_t position):
         """Which of the tensors has the byte at a position of the file, counted as they were asked for."""
         cdef size_t i
-        for i in range(self.count):
+        for i in range(self.places_count):
             if self.places[i].position <= position < self.places[i].position + self.places[i].nbytes:
                 return self.places[i].number
         raise IndexError(position)
 
 
 def lay_out(
-    Index index not None, rows not None, list dtypes not None, find_dtype not None, uint64_t origin, uint64_t length,
-    uint64_t alignment,
+    Index index not None, rows not None, targets, find_dtype not None, list floats not None, uint64_t origin,
+    uint64_t length, uint64_t alignment,
 ):
     """The Layout of some tensors of an index, or None where one of them is not just bytes of the source.
 
@@ -103,59 +161,28 @@ def lay_out(
     ----------
     index, rows
         The tensors.
-    dtypes : list of numpy.dtype or None
-        By code; a tensor of any other code is none of these.
+    targets : list of int or None
+        The code of the dtype that each is cast to, or -1.
     find_dtype : callable
-        Gives the dtype of a code that the list has None for, and puts it there.
+        Gives NumPy's dtype for a code.
+    floats : list of int
+        By code: its position in `FLOATS`, or -1. A tensor of any other code has no place.
     origin, length : int
         Where the source begins in its file, and its size, in bytes.
     alignment : int
         Of each tensor in memory, in bytes.
     """
     cdef Layout layout = Layout.__new__(Layout)
-    cdef const Row *described
-    cdef const Extent *extent
-    cdef Place place
-    cdef uint64_t position, size = 0
-    cdef size_t row
+    cdef size_t number
     if alignment == 0 or alignment > MAX_ALIGNMENT or length > MAX_BYTES or origin > MAX_BYTES - length:
         raise ValueError(f"{length:,} bytes at {origin:,}, each tensor at a multiple of {alignment}")
+    if targets is not None and len(targets) != len(rows):
+        raise ValueError(f"{len(targets):,} dtypes for {len(rows):,} tensors")
     layout.index = index
-    layout.dtypes = dtypes
-    for making in rows:
-        if not isinstance(making, int):
+    layout.dtypes = [None] * len(floats)
+    for number, row in enumerate(rows):
+        if not layout.add(row, -1 if targets is None else targets[number], find_dtype, floats, origin, length):
             return None
-        row = making
-        if row >= index.names.count:
-            raise IndexError(row)
-        described = &index.rows[row]
-        if described.dtype >= len(dtypes) or not is_view(index, described) or described.flags & (PACKED | OPAQUE):
-            return None
-        dtype = dtypes[described.dtype]
-        if dtype is None:
-            dtype = find_dtype(described.dtype)
-        if described.ndim > NUMPY_DIMENSIONS or not is_c_order(index, described):
-            return None
-        if <uint64_t>dtype.itemsize * 8 != index.dtypes.bits[described.dtype]:
-            return None
-        if size_in_bytes(index.dims + described.dims, described.ndim, index.dtypes.bits[described.dtype], &size):
-            return None
-        if not index.is_located(described.storage):
-            index.source.locate(index.records, described.storage)
-        extent = index.extent(described.storage)
-        position = index.position_of(described.storage)
-        if size == 0 or position > length or extent.size > length - position or described.offset > extent.size or (
-            size > extent.size - described.offset
-        ):
-            return None                      # and whoever makes its array says what is wrong, if anything is
-        reserve(<void **>&layout.places, &layout.places_capacity, layout.count + 1, sizeof(Place))
-        reserve(<void **>&layout.rows, &layout.rows_capacity, layout.count + 1, sizeof(size_t))
-        place.position, place.nbytes = origin + position + described.offset, size
-        place.start, place.number = 0, layout.count
-        layout.places[layout.count] = place
-        layout.rows[layout.count] = row
-        layout.count += 1
-    layout.numbers = layout.count
     return layout if layout.place(alignment) else None
 
 

@@ -350,18 +350,23 @@ cdef class Transfer:
         Neighbours that stay neighbours are one job.
         """
         cdef const Place *place
-        cdef uint64_t nbytes
+        cdef const Place *after
+        cdef uint64_t nbytes, size
         cdef size_t i = 0
-        while i < layout.count:
+        while i < layout.places_count:
             place = &layout.places[i]
-            nbytes = place.nbytes
+            nbytes, size = place.nbytes, place.size
             i += 1
-            while i < layout.count and (
-                layout.places[i].position - place.position == nbytes and layout.places[i].start - place.start == nbytes
-            ):
-                nbytes += layout.places[i].nbytes
+            while i < layout.places_count:
+                after = &layout.places[i]
+                if after.position - place.position != nbytes or after.start - place.start != size or (
+                    after.from_float != place.from_float or after.to_float != place.to_float
+                ):
+                    break
+                nbytes += after.nbytes
+                size += after.size
                 i += 1
-            self.add(origin, place.position - begin, nbytes, target, place.start)
+            self.add(origin, place.position - begin, nbytes, target, place.start, place.from_float, place.to_float)
 
     cdef int cut(self, const Job *job) except -1:
         """Put a job into blocks: the last one, as far as it has room, and new ones."""
