@@ -93,15 +93,16 @@ def load(
     dtype : str, optional
         Of all floats: the plan's ``cast``, done while the bytes are on their way.
     threads : int, optional
-        How many read and cast. By default as many as there are processors, at most 8; at least 4 where they wait for a
-        disk, and 8 for a network.
+        How many read and cast. By default one for every 4 MiB, up to the number of processors, at most 8; and 8 where
+        they wait for a disk or a network.
     into : mapping of names to arrays, optional
         Arrays of numpy, or tensors of torch, to be filled in place of new memory: of the same names, shapes and dtypes.
         Nothing is written unless all of them fit.
     io : {"auto", "mmap", "read", "direct"}
         "mmap" copies from a mapping, "read" reads by way of the page cache, and "direct" around it. "auto" is "direct"
-        for local files that are not in the page cache, and "read" for all others. A file that is cut while it is loaded
-        is an error; with "mmap", that may end the process if it happens just as a block is copied.
+        for local files that are not in the page cache, if there are 4 MiB to read, and "read" for all others. A file
+        that is cut while it is loaded is an error; with "mmap", that may end the process if it happens just as a block
+        is copied.
     progress : callable, optional
         Called now and then with the bytes that are loaded, and with all there are; what it raises ends the loading.
     **plan

@@ -33,7 +33,7 @@ MAX_COPYING_THREADS = 8  # beyond which memory is no faster
 DISK_THREADS = 8  # how many direct reads are under way at once: with four a disk has pauses
 NETWORK_THREADS = 8
 MIN_BYTES_A_THREAD = 1 << 22  # of the target: to start a thread takes as long as to copy some of it
-MIN_CHOSEN_BYTES = DISK_SPAN  # of a file, from where it is asked how they are read best; fewer are one read anyway
+MIN_CHOSEN_BYTES = DISK_SPAN  # from where it is asked how they are read best; fewer are one read anyway
 SAMPLE_BYTES = 1 << 18  # for each page of a file that is looked for in the cache
 SAMPLES = 256  # of these, at most
 MIN_RESIDENT = 1 / 8  # of them, from where the cache is the faster way: it gives five times what a disk does
@@ -131,7 +131,7 @@ def move_layout(
     The other parameters, and what is raised, are those of `move`.
     """
     transfer = Transfer()
-    held = _hold(source, layout.nbytes, layout.samples, how, source.region is not None)
+    held = _hold(source, layout.nbytes, layout.samples, _unless_small(how, layout.nbytes), source.region is not None)
     origin, start = _add_origin(transfer, source, held)
     transfer.add_layout(origin, start, transfer.add_target(target), layout)
     _work(transfer, _count_threads(threads, transfer, [held]), report)
@@ -167,10 +167,12 @@ def _move_batch(
     numbers: dict[int, int] = {}
     jobs: list[Errand] = []
     held = []
-    for errands in batch:
+    sizes = [sum(errand.run.nbytes for errand in errands) for errands in batch]
+    how = _unless_small(how, sum(sizes))
+    for errands, nbytes in zip(batch, sizes, strict=True):
         found = _hold(
             errands[0].run.source,
-            sum(errand.run.nbytes for errand in errands),
+            nbytes,
             partial(_samples, errands),
             how,
             all(errand.run.source.region is not None for errand in errands),
@@ -197,11 +199,13 @@ def _move_batch(
 def _count_threads(threads: int | None, transfer: Transfer, held: Iterable[Held]) -> int:
     """How many threads do the work, the calling one among them: as many as were asked for, or as are worth it."""
     if threads is None:
-        copying = min(-(-transfer.total // MIN_BYTES_A_THREAD), MAX_COPYING_THREADS)
-        if copying > 1:
-            copying = min(copying, processors())
+        copying = min(-(-transfer.total // MIN_BYTES_A_THREAD), processors(), MAX_COPYING_THREADS)
         threads = max([copying, *(one.threads for one in held)])
     return min(threads, transfer.blocks)
+
+
+def _unless_small(how: Move, nbytes: int) -> Move:
+    return "read" if how == "auto" and nbytes < MIN_CHOSEN_BYTES else how
 
 
 def _hold(source: Source, nbytes: int, samples: Callable[[int], list[int]], how: Move, is_mapped: bool) -> Held:
@@ -214,9 +218,7 @@ def _hold(source: Source, nbytes: int, samples: Callable[[int], list[int]], how:
         return MEMORY
     if not file.is_unchanged():
         raise FormatError("was written to after it was opened: open it again", path=file.path)
-    if how == "auto" and nbytes < MIN_CHOSEN_BYTES:
-        how = "read"
-    elif how == "auto":
+    if how == "auto":
         if filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
             return Held(file, None, NETWORK_THREADS)
         how = "direct" if _is_cold(file, nbytes, samples) else "read"
