@@ -112,7 +112,8 @@ cdef class Layout:
         cdef Place *place
         cdef Place *last = NULL
         cdef size_t i
-        qsort(self.places, self.laid_count, sizeof(Place), compare_places)
+        if self.laid_count:                  # qsort takes no NULL
+            qsort(self.places, self.laid_count, sizeof(Place), compare_places)
         for i in range(self.laid_count):
             place = &self.places[i]
             if last == NULL or last.position != place.position or last.nbytes != place.nbytes or (
