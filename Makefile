@@ -31,7 +31,7 @@ docs: .venv/with-docs
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # A quick run is for trying: it leaves what is stored alone.
-bench: .venv/with-test
+bench: .venv/with-test .venv/with-bench
 	mkdir -p build docs/benchmarks
 	.venv/bin/python -m pytest -q benchmarks --benchmark-json build/benchmarks.json
 	test -n "$$FASTLOAD_BENCH_QUICK" || cp build/benchmarks.json docs/benchmarks/results.json

@@ -27,6 +27,7 @@ MODULES = [
     "index",
     "json",
     "keys",
+    "layout",
     "machine",
     "modules",
     "names",

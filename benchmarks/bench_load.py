@@ -1,120 +1,46 @@
 """How long until all tensors of a 2 GiB file are in memory of one's own, as they are or cast, warm and cold?
 
-Every way runs once a round, in turn, so that a busy moment of the machine falls on all; the tables have medians, and
-the ratio of each pair with its spread is in `extra_info`. What limits all of them is measured among them: a copy out of
-a mapping of the file into fresh huge pages, by two threads of numpy, and of a cold file, reading around the page cache
-into memory that is there already. A file is cold when it was evicted from the page cache and mincore finds none of it.
+Every way runs once a round, in turn, so that a busy moment of the machine falls on all, and each time in a process that
+has loaded nothing before (`loaders.py`); the tables have medians, and the ratio of each pair with its spread. What
+limits all of them is measured among them: a copy out of a mapping of the file into fresh huge pages, by two threads of
+numpy, and of a cold file, reading around the page cache into memory that is there already. A file is cold when it was
+evicted from the page cache and mincore finds none of it.
 
 Most of the time goes to fresh memory. On a virtual machine its host may have to find it first, which costs whoever
 comes first: hence the turns, and hence memory of the size of the result is touched and let go before each run.
+
+And how long for small files, such as adapters? There all run in one process, over and over, and what they have let go
+is used again.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import mmap
 import os
-import statistics
-import threading
 from functools import partial
 
 import numpy as np
 import pytest
 
+import child
 import fastload
 import inputs
+import pairs
 from fastload._native import count_cached
-from pairs import Side, in_turn, timed
+from loaders import LOADERS, sums
+from pairs import Side
 
-HUGE_PAGE = 1 << 21
-BLOCK = 1 << 22
 ROUNDS = 3 if inputs.QUICK else 9
-MADV_POPULATE_WRITE = 23
 CASTS = [("float16", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16"), ("float8_e4m3fn", "float32")]
-WORK = {
-    "fastload": "two threads read straight into one block of fresh huge pages, and cast on the way",
-    "fastload .pt": "the same of a PyTorch archive",
-    "copy into fresh huge pages": "a limit: two threads of numpy copy from a mapping; nothing is parsed",
-    "disk alone": "a limit: eight threads read around the page cache into 32 MiB, over and over",
-    "safetensors.numpy.load_file": "maps; copies each tensor into bytes, of which numpy makes an array",
-    "torch.load": "reads each record into fresh memory",
-    "torch.load mmap, .to": "maps, and casts tensor by tensor into fresh memory, with torch's threads",
+WARM = ["safetensors.numpy.load_file", "torch.load", "mlx", "runai", "tensorizer"]
+BARS = {
+    "warm": "≥ 3 × safetensors.numpy.load_file, ≥ 2 × every other peer; ≥ 80 % of the copy's speed",
+    "cold": "no slower than the disk alone or any peer",
+    "cast": "≥ 3 × torch.load(mmap=True) and .to",
+    "small": "no slower than the peer",
 }
-
-
-def fresh_memory(size):
-    """Anonymous memory on huge pages, none of it touched."""
-    # Private, which mmap.mmap is not by itself: shared memory comes in small pages.
-    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    mapping.madvise(mmap.MADV_HUGEPAGE)
-    memory = np.frombuffer(mapping, np.uint8)
-    start = -memory.ctypes.data % HUGE_PAGE
-    return memory[start : start + size]
-
-
-def by_threads(count, work):
-    """Let threads do *work* of their number, the calling one among them."""
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, count)]
-    for thread in threads:
-        thread.start()
-    work(0)
-    for thread in threads:
-        thread.join()
-
-
-def copy_limit(path):
-    """What copying alone costs: out of a mapping, into fresh huge pages, page by page in two threads."""
-    source = np.memmap(path, np.uint8, "r")
-    target = fresh_memory(len(source))
-
-    def copy(number):
-        for start in range(number * HUGE_PAGE, len(source), 2 * HUGE_PAGE):
-            target[start : start + HUGE_PAGE] = source[start : start + HUGE_PAGE]
-
-    by_threads(2, copy)
-    return target
-
-
-def disk_limit(path):
-    """What the disk alone costs: direct reads of eight threads into a little memory on huge pages, over and over."""
-    size = os.path.getsize(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
-
-    def read(number):
-        place = fresh_memory(BLOCK)
-        for start in range(number * BLOCK, size, 8 * BLOCK):
-            os.preadv(descriptor, [place], start)
-
-    by_threads(8, read)
-    os.close(descriptor)
-
-
-def safetensors_numpy(path):
-    from safetensors.numpy import load_file
-
-    return load_file(path)
-
-
-def torch_load(path):
-    import torch
-
-    return torch.load(path, weights_only=True)
-
-
-def torch_cast(target):
-    import torch
-
-    def run(path):
-        loaded = torch.load(path, mmap=True, weights_only=True)
-        return {name: tensor.to(getattr(torch, target)) for name, tensor in loaded.items()}
-
-    return run
-
-
-def touch_memory(size):
-    """Have the host give the memory that the next run needs, and let it go."""
-    memory = fresh_memory(size)
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(size), MADV_POPULATE_WRITE)
+SMALL = [(1 << 16, 1), (1 << 16, 10), (1 << 20, 1), (1 << 20, 300), (1 << 24, 10), (1 << 26, 300)]
 
 
 def evict(path):
@@ -123,79 +49,60 @@ def evict(path):
         os.fdatasync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         pages = range(0, os.path.getsize(path), mmap.PAGESIZE)
-        assert count_cached(file.fileno(), pages[:: max(len(pages) // 4096, 1)]) == 0, "still in the page cache"
+        assert count_cached(file.fileno(), [*pages[:: max(len(pages) // 4096, 1)]]) == 0, "still in the page cache"
 
 
-def times_of(ways, prepare):
-    """Seconds of each way, by name, in rounds."""
-
-    def measure(name):
-        run, path = ways[name]
-        prepare(path)
-        return timed(Side(name, WORK[name], partial(run, path)))
-
-    return dict(zip(ways, in_turn([partial(measure, name) for name in ways], ROUNDS), strict=True))
+def read_through(path):
+    """Bring a file into the page cache, in blocks as a copy or a download leaves it there."""
+    with open(path, "rb", buffering=0) as file:
+        block = bytearray(1 << 23)
+        while file.readinto(block):
+            pass
 
 
 @pytest.fixture
 def compare(replay, results, benchmark):
-    """Runs all in turn; hands the times of fastload to pytest-benchmark, and those of all to the closing table."""
+    """Runs all in turn, each time in a process of its own; *ways* has, by name, a loader and the file that it loads."""
 
-    def run(group, ways, prepare):
-        seconds = times_of(ways, prepare)
-        replay(group, "fastload", WORK["fastload"], seconds["fastload"])
-        for name, times in seconds.items():
-            results.times[group][name] = (statistics.median(times), WORK[name])
-            benchmark.extra_info[name] = beside(seconds["fastload"], times)
-            print(f"\n{group}: {name}: {benchmark.extra_info[name]}")
+    def run(group, ways, expected, nbytes, prepare, bar, dtype=None):
+        with contextlib.ExitStack() as stack:
+            measures = []
+            for name, (loader, path) in ways.items():
+                server = child.Server(loader, path, nbytes, *([dtype] if dtype else []), verb="serve-loads")
+                stack.callback(server.close)
+                assert server.fingerprint == (expected if LOADERS[loader].brings else {}), f"{name} read something else"
+                measures.append(partial(measure, server, prepare, path))
+            seconds = pairs.in_turn(measures, ROUNDS)
+        sides = [Side(name, LOADERS[loader].work, int, nbytes) for name, (loader, _) in ways.items()]
+        rows = pairs.compared(sides, seconds)
+        benchmark.extra_info.update(pairs=rows, bar=bar, curve=None)
+        replay(group, sides[0].name, sides[0].work, seconds[0])
+        for row in rows[1:]:
+            results.times[group][row["name"]] = (row["seconds"]["median"], row["work"])
 
     return run
 
 
-def beside(ours, all_theirs):
-    """Median of the times, and of the ratios to ours within a round, with the lowest and the highest."""
-    ratios = sorted(theirs / our for our, theirs in zip(ours, all_theirs, strict=True))
-    milliseconds = statistics.median(all_theirs) * 1e3
-    return f"{milliseconds:,.0f} ms; {statistics.median(ratios):.2f} × [{ratios[0]:.2f} to {ratios[-1]:.2f}]"
+def measure(server, prepare, path):
+    prepare(path)
+    return server.seconds()
 
 
-def same(loaded, expected):
-    """Whether tensors of numpy or torch have the right bytes."""
-    return all(
-        np.array_equal(np.asarray(loaded[name]).view(np.uint8), np.asarray(array).view(np.uint8))
-        for name, array in expected.items()
-    )
-
-
-def test_warm(compare, files):
-    path, archive = files.large("safetensors"), files.large("pt")
-    assert same(fastload.load(path), inputs.large()) and same(fastload.load(archive), inputs.large())
+@pytest.mark.parametrize(
+    ("state", "limit", "prepare"), [("warm", "copy into fresh huge pages", read_through), ("cold", "disk alone", evict)]
+)
+def test_load(compare, files, state, limit, prepare):
+    path, archive, tensorized = files.large("safetensors"), files.large("pt"), files.large_tensorized()
+    places = {"torch.load": archive, "tensorizer": tensorized}
     ways = {
-        "fastload": (fastload.load, path),
-        "fastload .pt": (fastload.load, archive),
-        "copy into fresh huge pages": (copy_limit, path),
-        "safetensors.numpy.load_file": (safetensors_numpy, path),
-        "torch.load": (torch_load, archive),
+        "fastload": ("fastload", path),
+        "fastload .pt": ("fastload", archive),
+        limit: (limit, path),
+        **{name: (name, places.get(name, path)) for name in WARM},
     }
+    nbytes = sum(array.nbytes for array in inputs.large().values())
 
-    compare("load 2 GiB, warm", ways, lambda path: touch_memory(path.stat().st_size))
-
-
-def test_cold(compare, files):
-    path, archive = files.large("safetensors"), files.large("pt")
-    ways = {
-        "fastload": (fastload.load, path),
-        "fastload .pt": (fastload.load, archive),
-        "disk alone": (disk_limit, path),
-        "safetensors.numpy.load_file": (safetensors_numpy, path),
-        "torch.load": (torch_load, archive),
-    }
-
-    def prepare(path):
-        touch_memory(path.stat().st_size)
-        evict(path)
-
-    compare("load 2 GiB, cold", ways, prepare)
+    compare(f"load 2 GiB, {state}", ways, sums(inputs.large()), nbytes, prepare, BARS[state])
 
 
 @pytest.mark.parametrize(("source", "target"), CASTS)
@@ -207,14 +114,26 @@ def test_cast(compare, tmp_path, source, target):
     tensors = {f"layer.{number}.weight": normal.clone() for number in range(count)}
     path = tmp_path / "model.pt"
     torch.save(tensors, path)
-    expected = normal.to(getattr(torch, target)).view(torch.uint8).numpy()
-    loaded = fastload.load(path, dtype=target)
-    assert all(np.array_equal(array.view(np.uint8), expected) for array in loaded.values())
-    del loaded, tensors
-    result = expected.nbytes * count
-    ways = {
-        "fastload": (lambda path: fastload.load(path, dtype=target), path),
-        "torch.load mmap, .to": (torch_cast(target), path),
-    }
+    expected = dict.fromkeys(sorted(tensors), normal.to(getattr(torch, target)).view(torch.uint8).numpy())
+    ways = {"fastload": ("fastload", path), "torch.load mmap, .to": ("torch.load mmap, .to", path)}
+    nbytes = sum(array.nbytes for array in expected.values())
 
-    compare(f"load {source} as {target}", ways, lambda path: touch_memory(result))
+    compare(f"load {source} as {target}", ways, sums(expected), nbytes, read_through, BARS["cast"], target)
+
+
+@pytest.mark.parametrize(("nbytes", "count"), SMALL)
+@pytest.mark.parametrize(("suffix", "peer"), [("safetensors", "safetensors.numpy.load_file"), ("pt", "torch.load")])
+def test_small(in_turn, tmp_path, nbytes, count, suffix, peer):
+    path = str(tmp_path / f"model.{suffix}")
+    tensors = {f"layer.{number}.weight": np.full(nbytes // count // 4, number, np.float32) for number in range(count)}
+    fastload.save(tensors, path)
+    loaders = {name: LOADERS[name] for name in ("fastload", peer)}
+    for loader in loaders.values():
+        assert sums(loader.load(path, None)) == sums(tensors)
+
+    in_turn(
+        f"load {nbytes >> 10:,} KiB, {count} tensor(s), .{suffix}",
+        [Side(name, loader.work, partial(loader.load, path, None)) for name, loader in loaders.items()],
+        rounds=15,
+        bar=BARS["small"],
+    )

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,66 @@ def serve(table: str, name: str, path: str) -> dict[str, Any]:
     return {}
 
 
-class Server:
-    """A process of its own for one reader of one file, which reads as often as it is asked to."""
+def serve_loads(name: str, path: str, nbytes: str, dtype: str = "") -> dict[str, Any]:
+    """Load a file once for each line of the input, each time in a fork, and print the seconds; first the checksums.
 
-    def __init__(self, table: str, name: str, path: Path) -> None:
-        command = [sys.executable, __file__, "serve", table, name, str(path)]
+    *nbytes* is what the tensors take in memory. The fork shares what was imported, and has loaded nothing before.
+    """
+    import fastload
+    import loaders
+    from fastload.benching.readers import TINY
+
+    loader = loaders.LOADERS[name]
+    for module in loader.imports:
+        importlib.import_module(module)
+    fastload.load(TINY)  # what is imported when it is first needed
+
+    def timed() -> float:
+        loaders.touch_memory(int(nbytes))
+        start = time.perf_counter()
+        loaded = loader.load(path, dtype or None)
+        seconds = time.perf_counter() - start
+        del loaded
+        return seconds
+
+    # A limit brings no tensors.
+    print(
+        json.dumps(in_fork(lambda: loaders.sums(loader.load(path, dtype or None)) if loader.brings else {})), flush=True
+    )
+    gc.collect()
+    gc.freeze()
+    for _ in sys.stdin:
+        print(json.dumps(in_fork(timed)), flush=True)
+    return {}
+
+
+def in_fork(work: Callable[[], Any]) -> Any:
+    """What *work* gives in a copy of this process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            with open(writing, "w") as file:
+                json.dump(work(), file)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading) as file:
+        told = file.read()
+    os.waitpid(child, 0)
+    return json.loads(told)
+
+
+class Server:
+    """A process of its own for one reader of one file, which reads as often as it is asked to.
+
+    *arguments* are those of `serve`, or of another *verb* that tells a fingerprint and then seconds.
+    """
+
+    def __init__(self, *arguments: object, verb: str = "serve") -> None:
+        command = [sys.executable, __file__, verb, *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.fingerprint = self._told()
 
@@ -185,6 +241,7 @@ VERBS = {
     "import": import_module,
     "measure": measure,
     "serve": serve,
+    "serve-loads": serve_loads,
     "count-pages": count_pages,
     "read-guarded": read_guarded,
     "subset": subset,

@@ -23,6 +23,7 @@ from memory import MIB
 from readers import Reader
 from report import shown
 
+PEERS = ("numpy", "safetensors", "torch", "mlx", "runai-model-streamer", "tensorizer")
 MAX_ROUNDS = 3 if inputs.QUICK else 15
 SECONDS_A_READER = 3.0  # what all rounds together may take, though there are always three
 
@@ -147,7 +148,8 @@ def in_turn(replay: Callable[..., None], benchmark: Any, results: Results) -> Ca
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """What the figures were measured on, and nothing that tells whose machine it is."""
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors", "torch")}
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in PEERS if name in installed}
     machine_info.clear()
     machine_info.update({**machine(), **versions, "fastload": fastload.__version__})
 

@@ -85,6 +85,18 @@ class Inputs:
         """A file of 2 GiB."""
         return self._written(f"large-{LARGE_COUNT}x{LARGE_SHAPE[0]}.{suffix}", large())
 
+    def large_tensorized(self) -> Path:
+        """The same in the format of tensorizer, written by it in a process of its own."""
+        program = (
+            "import sys, torch, tensorizer; file = tensorizer.TensorSerializer(sys.argv[2]);"
+            " file.write_state_dict(torch.load(sys.argv[1], mmap=True)); file.close()"
+        )
+
+        def write(path: Path) -> None:
+            subprocess.run([sys.executable, "-c", program, str(self.large("pt")), str(path)], check=True)
+
+        return self._made(f"large-{LARGE_COUNT}x{LARGE_SHAPE[0]}.tensors", write)
+
     def sized(self, mib: int) -> Path:
         """A safetensors file of so many tensors of 1 MiB."""
         return self._written(f"{mib}-mib.safetensors", uniform(mib, shape=(512, 1024), dtype="float16"))

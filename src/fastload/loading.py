@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastload._native import CAN_READ
+from fastload._native import CAN_READ, Layout, arrays_of, lay_out
 from fastload.casting import FLOATS, cast
 from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
 from fastload.errors import FastloadError, LimitError, PlanError, located
 from fastload.extents import is_c_order
-from fastload.moving import HUGE_PAGE, MOVES, Errand, Move, Run, move
+from fastload.moving import HUGE_PAGE, MOVES, Errand, Move, Run, move, move_layout
 from fastload.opening import open as open_checkpoint
 from fastload.opening import planned
 from fastload.plan.making import Cast, Concatenated, Making, array_of, casts_last, entry_of, rows_of
 from fastload.planned import PlannedTensors
 from fastload.report import LoadError, LoadProblem, LoadReport
-from fastload.source import free_memory
+from fastload.source import Source, free_memory
 from fastload.target import Slot, slots_of_arrays
-from fastload.tensors import Tensors
+from fastload.tensors import FileTensors, Tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -39,7 +39,9 @@ __all__ = ["load"]
 
 ALIGNMENT = 64  # of a tensor in memory: a line of the cache, and what torch, JAX and vector instructions ask for
 MIN_HUGE_BYTES = 1 << 22  # from where numpy asks for huge pages
+MIN_CHECKED_BYTES = 1 << 23  # from where it is seen that there is so much memory
 NUMPY_DIMENSIONS = 64
+FLOAT_OF_CODE = [FLOATS.get(dtype.name, -1) for dtype in DTYPES]
 
 Progress = Callable[[int, int], object]
 
@@ -91,15 +93,16 @@ def load(
     dtype : str, optional
         Of all floats: the plan's ``cast``, done while the bytes are on their way.
     threads : int, optional
-        How many read and cast. By default as many as there are processors, at most 8; at least 4 where they wait for a
-        disk, and 8 for a network.
+        How many read and cast. By default one for every 4 MiB, up to the number of processors, at most 8; and 8 where
+        they wait for a disk or a network.
     into : mapping of names to arrays, optional
         Arrays of numpy, or tensors of torch, to be filled in place of new memory: of the same names, shapes and dtypes.
         Nothing is written unless all of them fit.
     io : {"auto", "mmap", "read", "direct"}
         "mmap" copies from a mapping, "read" reads by way of the page cache, and "direct" around it. "auto" is "direct"
-        for local files that are not in the page cache, and "read" for all others. A file that is cut while it is loaded
-        is an error; with "mmap", that may end the process if it happens just as a block is copied.
+        for local files that are not in the page cache, if there are 4 MiB to read, and "read" for all others. A file
+        that is cut while it is loaded is an error; with "mmap", that may end the process if it happens just as a block
+        is copied.
     progress : callable, optional
         Called now and then with the bytes that are loaded, and with all there are; what it raises ends the loading.
     **plan
@@ -143,6 +146,10 @@ def _load(
     tensors: Tensors, threads: int | None, into: Mapping[str, Any] | None, io: Move, progress: Progress | None
 ) -> dict[str, np.ndarray]:
     try:
+        if into is None:
+            found = _layout(tensors)
+            if found is not None:
+                return _load_layout(tensors, *found, threads, io, progress)
         entries = tensors.entries()
         pieces, of = _pieces(tensors, entries)
         if into is None:
@@ -153,7 +160,43 @@ def _load(
         raise
 
 
-# What is to be loaded.
+# Tensors that are bytes of one source, as they are or cast.
+
+
+def _layout(tensors: Tensors) -> tuple[Layout, Source] | None:
+    """Where the tensors come to lie, and what they lie in now; None where they are not all just bytes of one source."""
+    rows: Sequence[int] = range(len(tensors))
+    targets = None
+    base = tensors
+    if isinstance(tensors, PlannedTensors):
+        base = tensors.base
+        codes = [CODES[making.dtype] if isinstance(making, Cast) else -1 for making in tensors.table.makings]
+        of = [making.of if isinstance(making, Cast) else making for making in tensors.table.makings]
+        rows = [row for row in of if isinstance(row, int)]
+        if len(rows) < len(of):
+            return None
+        targets = codes
+    if not isinstance(base, FileTensors) or not len(tensors):
+        return None
+    source = base.source
+    if source.is_inflated or (source.region is None and not CAN_READ):
+        return None
+    layout = lay_out(base.index, rows, targets, numpy_dtype, FLOAT_OF_CODE, source.origin, source.size, ALIGNMENT)
+    return None if layout is None else (layout, source)
+
+
+def _load_layout(
+    tensors: Tensors, layout: Layout, source: Source, threads: int | None, io: Move, progress: Progress | None
+) -> dict[str, np.ndarray]:
+    memory = _block(layout.size, tensors.path)
+    names = tensors.list_names()
+    move_layout(layout, source, memory.data, io, threads, _reporter(progress, layout.filled), names.__getitem__)
+    if progress is not None:
+        progress(layout.filled, layout.filled)
+    return dict(zip(names, arrays_of(layout, memory), strict=True))
+
+
+# All others.
 
 
 def _pieces(tensors: Tensors, entries: list[TensorEntry]) -> tuple[list[Piece], list[int]]:
@@ -277,18 +320,24 @@ def _arena(tensors: Tensors, pieces: list[Piece]) -> np.ndarray:
     for piece in sorted(pieces, key=place):
         piece.start = total
         total += -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
-    free = free_memory()
-    if total > free:
+    return _block(total, tensors.path)
+
+
+def _block(size: int, path: str | None) -> np.ndarray:
+    """New memory, on huge pages where it is large."""
+    # Asking takes as long as a small file does, and what is missing of so little is missing anyway.
+    free = free_memory() if size >= MIN_CHECKED_BYTES else size
+    if size > free:
         raise LimitError(
-            f"its tensors take {total:,} bytes in memory, and {free:,} are free: load some of them (include=), or"
+            f"its tensors take {size:,} bytes in memory, and {free:,} are free: load some of them (include=), or"
             " open it and take views",
-            path=tensors.path,
+            path=path,
         )
     # From numpy, which asks for huge pages where the system has them for the asking, and gives memory back at once.
-    alignment = HUGE_PAGE if total >= MIN_HUGE_BYTES else ALIGNMENT
-    memory = np.empty(total + alignment, np.uint8)
+    alignment = HUGE_PAGE if size >= MIN_HUGE_BYTES else ALIGNMENT
+    memory = np.empty(size + alignment, np.uint8)
     start = -memory.ctypes.data % alignment
-    return memory[start : start + total]
+    return memory[start : start + size]
 
 
 def _form(entry: TensorEntry) -> tuple[tuple[int, ...], np.dtype[Any]]:

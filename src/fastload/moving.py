@@ -12,14 +12,15 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
-from fastload._native import CAN_READ, Region, Transfer, count_cached, filesystem_type
+from fastload._native import CAN_READ, Layout, Region, Transfer, count_cached, filesystem_type
 from fastload.errors import FormatError, TruncatedError
 from fastload.report import LoadError, LoadProblem, LoadReport
 from fastload.source import NETWORK_FILE_SYSTEMS, OpenFile, Source
 
-__all__ = ["HUGE_PAGE", "MOVES", "Errand", "Move", "Run", "move", "processors"]
+__all__ = ["HUGE_PAGE", "MOVES", "Errand", "Move", "Run", "move", "move_layout", "processors"]
 
 Move = Literal["auto", "mmap", "read", "direct"]
 MOVES = ("auto", "mmap", "read", "direct")
@@ -31,7 +32,10 @@ NETWORK_SPAN = 1 << 24
 MAX_COPYING_THREADS = 8  # beyond which memory is no faster
 DISK_THREADS = 8  # how many direct reads are under way at once: with four a disk has pauses
 NETWORK_THREADS = 8
-SAMPLES = 256  # pages of a file that are looked for in the cache
+MIN_BYTES_A_THREAD = 1 << 22  # of the target: to start a thread takes as long as to copy some of it
+MIN_CHOSEN_BYTES = DISK_SPAN  # from where it is asked how they are read best; fewer are one read anyway
+SAMPLE_BYTES = 1 << 18  # for each page of a file that is looked for in the cache
+SAMPLES = 256  # of these, at most
 MIN_RESIDENT = 1 / 8  # of them, from where the cache is the faster way: it gives five times what a disk does
 BATCH_BYTES = 1 << 28  # of small files that are moved together
 MAX_OPEN_FILES = 16  # at once, since a process may have no more than some hundreds
@@ -113,6 +117,30 @@ def move(
         done += _move_batch(batch, targets, how, threads, lambda more, before=done: report(before + more))  # type: ignore[misc]
 
 
+def move_layout(
+    layout: Layout,
+    source: Source,
+    target: memoryview,
+    how: Move,
+    threads: int | None,
+    report: Callable[[int], object],
+    name_of: Callable[[int], str],
+) -> None:
+    """Bring all tensors of a Layout of one source to their places in its block; *name_of* tells whose number it is.
+
+    The other parameters, and what is raised, are those of `move`.
+    """
+    transfer = Transfer()
+    held = _hold(source, layout.nbytes, layout.samples, _unless_small(how, layout.nbytes), source.region is not None)
+    origin, start = _add_origin(transfer, source, held)
+    transfer.add_layout(origin, start, transfer.add_target(target), layout)
+    _work(transfer, _count_threads(threads, transfer, [held]), report)
+    if transfer.failure is not None:
+        _, position, error = transfer.failure
+        position += start
+        _fail(name_of(layout.number_at(position)), source, position, error)
+
+
 def _batches(files: Iterable[list[Errand]]) -> Iterator[list[list[Errand]]]:
     batch: list[list[Errand]] = []
     size = 0
@@ -139,8 +167,16 @@ def _move_batch(
     numbers: dict[int, int] = {}
     jobs: list[Errand] = []
     held = []
-    for errands in batch:
-        found = _hold(errands, how)
+    sizes = [sum(errand.run.nbytes for errand in errands) for errands in batch]
+    how = _unless_small(how, sum(sizes))
+    for errands, nbytes in zip(batch, sizes, strict=True):
+        found = _hold(
+            errands[0].run.source,
+            nbytes,
+            partial(_samples, errands),
+            how,
+            all(errand.run.source.region is not None for errand in errands),
+        )
         held.append(found)
         origins: dict[int, tuple[int, int]] = {}
         for errand in errands:
@@ -153,18 +189,31 @@ def _move_batch(
             origin, start = origins[key]
             transfer.add(origin, run.offset - start, run.nbytes, numbers[errand.target], errand.offset, *run.floats)
             jobs.append(errand)
-    if threads is None:
-        threads = min(processors(), MAX_COPYING_THREADS)
-        threads = max([threads, *(one.threads for one in held)])
-    _work(transfer, min(threads, transfer.blocks), report)
+    _work(transfer, _count_threads(threads, transfer, held), report)
     if transfer.failure is not None:
-        _fail(jobs, *transfer.failure)
+        number, position, error = transfer.failure
+        _fail(jobs[number].name, jobs[number].run.source, position, error)
     return transfer.total
 
 
-def _hold(errands: list[Errand], how: Move) -> Held:
-    """Open the file that runs lie in, in the way in which it is best read."""
-    file = errands[0].run.source.opened()
+def _count_threads(threads: int | None, transfer: Transfer, held: Iterable[Held]) -> int:
+    """How many threads do the work, the calling one among them: as many as were asked for, or as are worth it."""
+    if threads is None:
+        copying = min(-(-transfer.total // MIN_BYTES_A_THREAD), processors(), MAX_COPYING_THREADS)
+        threads = max([copying, *(one.threads for one in held)])
+    return min(threads, transfer.blocks)
+
+
+def _unless_small(how: Move, nbytes: int) -> Move:
+    return "read" if how == "auto" and nbytes < MIN_CHOSEN_BYTES else how
+
+
+def _hold(source: Source, nbytes: int, samples: Callable[[int], list[int]], how: Move, is_mapped: bool) -> Held:
+    """Open the file that a source lies in, in the way in which so many bytes of it are best read.
+
+    *samples* gives positions of these that are so many bytes apart; *is_mapped* is whether they are in memory.
+    """
+    file = source.opened()
     if file is None or not CAN_READ:
         return MEMORY
     if not file.is_unchanged():
@@ -172,24 +221,28 @@ def _hold(errands: list[Errand], how: Move) -> Held:
     if how == "auto":
         if filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
             return Held(file, None, NETWORK_THREADS)
-        samples = list(_samples(errands))
-        is_cold = count_cached(file.descriptor, samples) < len(samples) * MIN_RESIDENT
-        how = "direct" if is_cold else "read"
-    if how == "mmap" and all(errand.run.source.region is not None for errand in errands):
+        how = "direct" if _is_cold(file, nbytes, samples) else "read"
+    if how == "mmap" and is_mapped:
         return MEMORY
     direct = file.opened_directly() if how == "direct" else None
     return Held(file, direct, 1 if direct is None else DISK_THREADS)
 
 
-def _samples(errands: list[Errand]) -> Iterator[int]:
-    """Positions spread evenly over the runs of a file."""
-    step = max(sum(errand.run.nbytes for errand in errands) // SAMPLES, 1)
+def _is_cold(file: OpenFile, nbytes: int, samples: Callable[[int], list[int]]) -> bool:
+    positions = samples(max(nbytes // SAMPLES, SAMPLE_BYTES))
+    return count_cached(file.descriptor, positions) < len(positions) * MIN_RESIDENT
+
+
+def _samples(errands: list[Errand], step: int) -> list[int]:
+    """Positions in a file that are evenly spread over its runs, *step* bytes of these apart."""
+    positions = []
     start = place = 0
     for errand in errands:
         while place < start + errand.run.nbytes:
-            yield errand.run.offset + place - start
+            positions.append(errand.run.offset + place - start)
             place += step
         start += errand.run.nbytes
+    return positions
 
 
 def _add_origin(transfer: Transfer, source: Source, held: Held) -> tuple[int, int]:
@@ -233,17 +286,16 @@ def _work(transfer: Transfer, threads: int, report: Callable[[int], object]) -> 
             worker.join()
 
 
-def _fail(jobs: list[Errand], number: int, position: int, error: int | None) -> None:
+def _fail(name: str, source: Source, position: int, error: int | None) -> None:
     """Raise what stopped the work, with the tensor and the file."""
-    errand = jobs[number]
-    path = errand.run.source.path
+    path = source.path
     if error == errno.EFAULT:  # of a mapping: the file was cut, or else its disk fails
-        error = errno.EIO if errand.run.source.still_valid() else None
+        error = errno.EIO if source.still_valid() else None
     if error is None:
         raise TruncatedError(
-            f"tensor {errand.name!r}: the file was cut while it was open; open it again", path=path, offset=position
+            f"tensor {name!r}: the file was cut while it was open; open it again", path=path, offset=position
         )
     cause = OSError(error, os.strerror(error), path)
-    problem = LoadProblem(errand.name, "its data", f"{os.strerror(error)} at byte {position:#x}")
-    message = f"reading failed at {errand.name!r}: {os.strerror(error)}"
+    problem = LoadProblem(name, "its data", f"{os.strerror(error)} at byte {position:#x}")
+    message = f"reading failed at {name!r}: {os.strerror(error)}"
     raise LoadError(message, LoadReport(errors=[problem]), path) from cause

@@ -108,6 +108,8 @@ def planned(checkpoint: Checkpoint, plan: Mapping[str, Any]) -> Checkpoint:
     PlanError
         A step cannot be done.
     """
+    if not plan:
+        return checkpoint
     unknown = plan.keys() - PLAN_KEYWORDS
     if unknown:
         raise TypeError(f"open() got an unexpected keyword argument {min(unknown)!r}")

@@ -328,7 +328,7 @@ class Source:
     def head(self) -> bytes:
         """The first bytes, by which the format is told; read once."""
         if self._head is None:
-            self._head = bytes(self.fetch(0, min(HEAD_BYTES, self.size)))
+            self._head = self.peek(0, min(HEAD_BYTES, self.size))
         return self._head
 
     def fetch(self, offset: int, count: int) -> memoryview:
@@ -341,6 +341,8 @@ class Source:
 
     def peek(self, offset: int, count: int) -> bytes:
         """The same as a copy: of a mapped file too, a few bytes are read sooner than a page is faulted in."""
+        if self._head is not None and count <= len(self._head) - offset:
+            return self._head[offset : offset + count]
         if self._file is not None and self._file.descriptor >= 0 and hasattr(os, "pread"):
             data = os.pread(self._file.descriptor, max(min(count, self.size - offset), 0), self.origin + offset)
             if len(data) == count:

@@ -176,6 +176,11 @@ class FileTensors:
         """The native table of the tensors."""
         return self._index
 
+    @property
+    def source(self) -> Source:
+        """What they lie in."""
+        return self._source
+
     def __len__(self) -> int:
         return len(self._index)
 

@@ -38,6 +38,7 @@ from fastload._native.globs import Globs
 from fastload._native.graph import Graph
 from fastload._native.harvest import Part, harvest
 from fastload._native.index import KINDS, LOAD, LOCATE, Index, Records, TensorEntry
+from fastload._native.layout import Layout, lay_out
 from fastload._native.objects import Record, build, build_state
 from fastload._native.outgoing import Outgoing, describe_arrays, describe_entries, gather, members_of_header
 from fastload._native.pages import ADVICE, advise, count_resident
@@ -48,7 +49,7 @@ from fastload._native.renumber import renumber
 from fastload._native.safetensors import read_header, read_length
 from fastload._native.stream import read_stream
 from fastload._native.tables import DtypeTable, Spellings
-from fastload._native.view import Region, WritableRegion, direct_run, direct_view, view, writable_view
+from fastload._native.view import Region, WritableRegion, arrays_of, direct_run, direct_view, view, writable_view
 from fastload._native.zip import (
     END_SEARCH_BYTES,
     check,
@@ -78,6 +79,7 @@ __all__ = [
     "Globs",
     "Graph",
     "Index",
+    "Layout",
     "Outgoing",
     "Part",
     "PickleWriter",
@@ -93,6 +95,7 @@ __all__ = [
     "advise",
     "allocate",
     "append",
+    "arrays_of",
     "begin_sync",
     "build",
     "build_state",
@@ -110,6 +113,7 @@ __all__ = [
     "finish",
     "gather",
     "harvest",
+    "lay_out",
     "list_globals",
     "local_header",
     "locate_in_file",

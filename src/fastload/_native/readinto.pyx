@@ -11,12 +11,13 @@ little memory of each thread that stays in its cache.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EFAULT, EINTR, errno
+from libc.errno cimport EFAULT, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memmove
 
 from fastload._native.cast cimport convert_elements
+from fastload._native.layout cimport Layout, Place
 from fastload._native.vector cimport reserve
 
 cdef extern from *:
@@ -89,21 +90,22 @@ cdef extern from *:
     #endif
 
     #if defined(__linux__)
-    static int is_resident(int fd, uint64_t position, size_t page) {
-        unsigned char found = 0;
-        void *address = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, (off_t)(position / page * page));
-        if (address == MAP_FAILED) return 1;
-        if (mincore(address, page, &found) != 0) found = 1;
-        munmap(address, page);
-        return found & 1;
-    }
     static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
-    #else
-    static int is_resident(int fd, uint64_t position, size_t page) {
-        (void)fd; (void)position; (void)page;
-        return 1;
+    /* A mapping of a run of a file that is only asked about; NULL where there can be none. */
+    static char *map_pages(int fd, uint64_t begin, size_t size) {
+        void *address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, (off_t)begin);
+        return address == MAP_FAILED ? NULL : (char *)address;
     }
+    static void unmap_pages(char *address, size_t size) { munmap(address, size); }
+    static int is_resident(char *address, size_t page) {
+        unsigned char found = 0;
+        return mincore(address, page, &found) != 0 || (found & 1);
+    }
+    #else
     static size_t page_size(void) { return 4096; }
+    static char *map_pages(int fd, uint64_t begin, size_t size) { (void)fd; (void)begin; (void)size; return NULL; }
+    static void unmap_pages(char *address, size_t size) { (void)address; (void)size; }
+    static int is_resident(char *address, size_t page) { (void)address; (void)page; return 1; }
     #endif
     """
     int can_read
@@ -112,8 +114,10 @@ cdef extern from *:
     char *aligned_block(size_t size) noexcept nogil
     uint64_t milliseconds() noexcept nogil
     bint is_lost(const char *start, size_t size) noexcept nogil
-    int is_resident(int fd, uint64_t position, size_t page) noexcept nogil
     size_t page_size() noexcept nogil
+    char *map_pages(int fd, uint64_t begin, size_t size) noexcept nogil
+    void unmap_pages(char *address, size_t size) noexcept nogil
+    bint is_resident(char *address, size_t page) noexcept nogil
 
 cdef enum:
     DIRECT_ALIGNMENT = 4096          # of position, length and memory of a direct read: what any disk takes
@@ -149,21 +153,33 @@ cdef struct Block:
     uint64_t begin, end              # positions in the origin
 
 cdef struct Window:                  # a run of a file in the memory of a thread
-    char *data
+    char *data                       # NULL until it is needed
     size_t capacity
     uint64_t begin, end
 
 
-def count_cached(int descriptor, positions):
+def count_cached(int descriptor, list positions not None):
     """How many of the pages at these *positions*, in bytes, of an open file are in memory; all where it is not told.
 
     Nothing is read for it. Linux says of files that the caller could not write to that all of it is in memory.
     """
-    cdef size_t count = 0
-    cdef uint64_t position
-    cdef size_t page = page_size()
-    for position in positions:
-        count += is_resident(descriptor, position, page)
+    cdef size_t count = 0, page = page_size(), size
+    cdef uint64_t position, begin
+    cdef char *pages
+    if not positions:
+        return 0
+    begin = min(positions)
+    begin -= begin % page
+    position = max(positions)
+    size = position - begin + 1
+    pages = map_pages(descriptor, begin, size)
+    if pages == NULL:
+        return len(positions)
+    try:
+        for position in positions:
+            count += is_resident(pages + (position - begin) // page * page, page)
+    finally:
+        unmap_pages(pages, size)
     return count
 
 
@@ -194,7 +210,8 @@ cdef class Transfer:
     cdef size_t cuts_count, cuts_capacity
     cdef bint is_open                # the last block, to what comes next
     cdef bint is_started
-    cdef size_t scratch
+    cdef size_t scratch              # of a thread, at most
+    cdef uint64_t longest            # block, in bytes of its origin
     cdef volatile uint64_t taken, moved
     cdef volatile bint is_stopped
     cdef readonly uint64_t total
@@ -327,6 +344,30 @@ cdef class Transfer:
         self.total += count * job.target_width
         self.cut(&self.jobs[self.jobs_count - 1])
 
+    def add_layout(self, size_t origin, uint64_t begin, size_t target, Layout layout not None):
+        """Add the jobs of a Layout, whose block of memory a target is; the origin begins at *begin* of the file.
+
+        Neighbours that stay neighbours are one job.
+        """
+        cdef const Place *place
+        cdef const Place *after
+        cdef uint64_t nbytes, size
+        cdef size_t i = 0
+        while i < layout.places_count:
+            place = &layout.places[i]
+            nbytes, size = place.nbytes, place.size
+            i += 1
+            while i < layout.places_count:
+                after = &layout.places[i]
+                if after.position - place.position != nbytes or after.start - place.start != size or (
+                    after.from_float != place.from_float or after.to_float != place.to_float
+                ):
+                    break
+                nbytes += after.nbytes
+                size += after.size
+                i += 1
+            self.add(origin, place.position - begin, nbytes, target, place.start, place.from_float, place.to_float)
+
     cdef int cut(self, const Job *job) except -1:
         """Put a job into blocks: the last one, as far as it has room, and new ones."""
         cdef const Origin *origin = &self.origins[job.origin]
@@ -355,6 +396,7 @@ cdef class Transfer:
                 take = job.width
             block.last = self.jobs_count - 1
             block.end = position + take
+            self.longest = max(self.longest, block.end - block.begin)
             position += take
             left -= take
             self.is_open = left == 0
@@ -378,12 +420,8 @@ cdef class Transfer:
         """
         cdef Window window
         self.is_started = True
-        window.capacity = self.scratch
+        window.capacity = min(self.scratch, self.longest + 2 * <uint64_t>DIRECT_ALIGNMENT)
         window.data = NULL
-        if window.capacity:
-            window.data = aligned_block(window.capacity)
-            if window.data == NULL:
-                raise MemoryError
         try:
             with nogil:
                 self.move_blocks(&window, report)
@@ -488,6 +526,11 @@ cdef int fill_window(const Origin *origin, Window *window, uint64_t position, ui
     cdef uint64_t begin = position, whole
     cdef int64_t done = 0
     cdef int error
+    if window.data == NULL:
+        window.data = aligned_block(window.capacity)
+        if window.data == NULL:
+            window.begin = window.end = 0
+            return ENOMEM
     if origin.direct >= 0:
         # Of whole sectors around; and what a direct read does not give, as at the end of a file, is read after it.
         begin -= begin % DIRECT_ALIGNMENT

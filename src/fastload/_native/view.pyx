@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from fastload._native.buffers cimport NOTHING, fill_buffer
 from fastload._native.index cimport NO_STORAGE, OPAQUE, PACKED, STRIDED, Extent, Index, Row, is_view
+from fastload._native.layout cimport Laid, Layout
 
 from fastload.errors import TruncatedError, UnsupportedError
 
@@ -197,6 +198,37 @@ def direct_view(Index index not None, size_t row, Region region not None, list d
         return None
     dtype = dtypes[described.dtype]
     return None if dtype is None else make_view(index, row, region, &region.held, dtype, False, 0)
+
+
+def arrays_of(Layout layout not None, cnp.ndarray memory not None):
+    """The writable arrays of the tensors of a Layout over its block of memory, in the order they were asked for in.
+
+    `lay_out` has seen that each has so many bytes, in C order.
+    """
+    cdef cnp.npy_intp shape[NUMPY_DIMENSIONS]
+    cdef const Row *row
+    cdef const Laid *laid
+    cdef cnp.dtype dtype
+    cdef cnp.ndarray array
+    cdef list arrays = []
+    cdef size_t number
+    cdef int i
+    if not cnp.PyArray_ISCARRAY(memory) or <uint64_t>cnp.PyArray_NBYTES(memory) < layout.size:
+        raise ValueError(f"the block is {layout.size:,} bytes that can be written to")
+    for number in range(layout.laid_count):
+        laid = &layout.laid[number]
+        row = &layout.index.rows[laid.row]
+        for i in range(row.ndim):
+            shape[i] = <cnp.npy_intp>layout.index.dims[row.dims + i]
+        dtype = layout.dtypes[laid.code]
+        Py_INCREF(dtype)     # the call below takes it over
+        array = PyArray_NewFromDescr(
+            cnp.ndarray, dtype, row.ndim, shape, NULL, <char *>cnp.PyArray_DATA(memory) + laid.start,
+            cnp.NPY_ARRAY_CARRAY, NULL
+        )
+        cnp.set_array_base(array, memory)
+        arrays.append(array)
+    return arrays
 
 
 def direct_run(Index index not None, size_t row, uint64_t length):

@@ -375,6 +375,23 @@ def _bytes_of_mlx(array: Any) -> Array:
     return np.asarray(memoryview(mlx.core.view(mlx.core.flatten(array), mlx.core.uint8)))
 
 
+# runai
+
+
+def _runai(job: Job) -> Any:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files(list(job.paths))
+        return dict(streamer.get_tensors())
+
+
+def _runai_warm_up(job: Job) -> None:
+    import runai_model_streamer  # noqa: F401
+
+    _set_threads(job)
+
+
 def _merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: array for part in parts for name, array in part.items()}
 
@@ -506,6 +523,22 @@ READERS = (
             "cast": _mlx_cast,
         },
         _mlx_warm_up,
+    ),
+    Reader(
+        "runai",
+        "runai-model-streamer",
+        ("runai_model_streamer", "torch"),
+        ("safetensors",),
+        "SafetensorsStreamer: its threads read into buffers, of which each tensor is given a copy; to() to cast",
+        True,
+        "nothing",
+        {
+            "views": _runai,
+            "touch": _then_touch(_runai),
+            "load": _runai,
+            "cast": _torch_cast(_runai),
+        },
+        _runai_warm_up,
     ),
 )
 

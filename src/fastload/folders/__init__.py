@@ -20,8 +20,14 @@ __all__ = ["open_member", "open_path"]
 
 def open_path(path: str, options: Options) -> Tensors:
     """The tensors of a file, of a folder, or of the files that an index names."""
-    # What many files need is imported where there are many: most checkpoints are one.
-    if os.path.isdir(path):
+    try:
+        source: Source | None = Source.of(path, options.io)
+    except (UnsupportedError, OSError):  # only now is it asked for a folder, since most checkpoints are a file
+        if not os.path.isdir(path):
+            raise
+        source = None
+    # What many files need is imported where there are many.
+    if source is None:
         from fastload.folders import dcp
         from fastload.folders.folder import open_folder
         from fastload.folders.places import DiskFolder
@@ -32,7 +38,6 @@ def open_path(path: str, options: Options) -> Tensors:
             return open_folder(DiskFolder(path, options), options)[0]
         except FastloadError as error:
             raise located(error, path) from None
-    source = Source.of(path, options.io)
     if formats.is_shard_index(source):
         from fastload.folders.places import DiskFolder
         from fastload.folders.sharded import open_index

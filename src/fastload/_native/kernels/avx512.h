@@ -26,17 +26,48 @@ TARGET static void avx512_to_half(const char *RESTRICT source, char *RESTRICT ta
 }
 
 /* Rounding to odd, as scalar.h has it, is to cut off and to set the last bit where that has lost something. */
+TARGET INLINE __m256i avx512_round_to_odd(const char *source) {
+    __m512d x = _mm512_loadu_pd(source);
+    __m256 cut = _mm512_cvt_roundpd_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    __mmask8 lost = _mm512_cmp_pd_mask(_mm512_cvtps_pd(cut), x, _CMP_NEQ_UQ);
+    __m256i bits = _mm256_castps_si256(cut);
+    return _mm256_mask_or_epi32(bits, lost, bits, _mm256_set1_epi32(1));
+}
+
+TARGET INLINE __m512i avx512_sixteen_doubles(const char *source) {
+    __m512i low = _mm512_castsi256_si512(avx512_round_to_odd(source));
+    return _mm512_inserti64x4(low, avx512_round_to_odd(source + 64), 1);
+}
+
 TARGET static void avx512_from_double(const char *RESTRICT source, char *RESTRICT target, size_t count) {
     size_t i = 0;
-    for (; count - i >= 8; i += 8) {
-        __m512d x = _mm512_loadu_pd(source + 8 * i);
-        __m256 cut = _mm512_cvt_roundpd_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
-        __mmask8 lost = _mm512_cmp_pd_mask(_mm512_cvtps_pd(cut), x, _CMP_NEQ_UQ);
-        __m256i bits = _mm256_castps_si256(cut);
-        bits = _mm256_mask_or_epi32(bits, lost, bits, _mm256_set1_epi32(1));
-        _mm256_storeu_si256((__m256i *)(void *)(target + 4 * i), bits);
-    }
+    for (; count - i >= 8; i += 8)
+        _mm256_storeu_si256((__m256i *)(void *)(target + 4 * i), avx512_round_to_odd(source + 8 * i));
     portable_from_double(source + 8 * i, target + 4 * i, count - i);
+}
+
+TARGET static void avx512_half_of_double(const char *RESTRICT source, char *RESTRICT target, size_t count) {
+    size_t i = 0;
+    for (; count - i >= 16; i += 16) {
+        __m512 x = _mm512_castsi512_ps(avx512_sixteen_doubles(source + 8 * i));
+        _mm256_storeu_si256((__m256i *)(void *)(target + 2 * i), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    few_doubles(source + 8 * i, target + 2 * i, count - i, portable_to_half);
+}
+
+/* To nearest and to even by a sum, as scalar.h has it. */
+TARGET static void avx512_bfloat_of_double(const char *RESTRICT source, char *RESTRICT target, size_t count) {
+    const __m512i below_half = _mm512_set1_epi32(0x7FFF), one = _mm512_set1_epi32(1);
+    size_t i = 0;
+    for (; count - i >= 16; i += 16) {
+        __m512i x = avx512_sixteen_doubles(source + 8 * i);
+        __m512i even = _mm512_and_si512(_mm512_srli_epi32(x, 16), one);
+        __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(x, below_half), even), 16);
+        __mmask16 is_nan = _mm512_fpclass_ps_mask(_mm512_castsi512_ps(x), 0x81);
+        rounded = _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0xFFFF));
+        _mm256_storeu_si256((__m256i *)(void *)(target + 2 * i), _mm512_cvtepi32_epi16(rounded));
+    }
+    few_doubles(source + 8 * i, target + 2 * i, count - i, portable_bfloat_of_float);
 }
 
 /* One byte of each result: two permutations know 128 entries each, and the highest bit chooses. */

@@ -20,6 +20,7 @@ typedef struct {
     const char *name;
     Loop widen[FLOATS], narrow[FLOATS];         /* to the bits of a float32 and from them; NULL for SINGLE itself */
     Loop float_of_double, bfloat_of_float;      /* rounded once; with the NaN that torch makes of a larger float */
+    Loop half_of_double, bfloat_of_double;      /* the same in one pass; NULL where two are as good */
     LookUp look_up;                             /* bytes in a table of 256 results; the rest is said in loops.h */
     size_t look_up_width;
     int is_planar;
@@ -45,6 +46,13 @@ static void look_up(const char *RESTRICT source, char *RESTRICT target, size_t c
 #define IS_PLANAR 0
 #define STREAM NULL
 #include "loops.h"
+
+/* What is left of doubles behind the last whole vector: fewer than sixteen. */
+static void few_doubles(const char *source, char *target, size_t count, Loop second) {
+    uint32_t block[16];
+    portable_from_double(source, (char *)block, count);
+    second((const char *)block, target, count);
+}
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #include "avx2.h"
@@ -80,10 +88,13 @@ enum { BLOCK = 256 };
 
 
 static void convert_block(const Kernels *kernels, const char *from, char *to, size_t count, int source, int target) {
-    Loop first = kernels->widen[source], second = kernels->narrow[target];
+    Loop first = kernels->widen[source], second = kernels->narrow[target], only = NULL;
     uint32_t block[BLOCK];
     if (source == DOUBLE && target == SINGLE) first = kernels->float_of_double;
     if (target == BFLOAT && (source == SINGLE || source == DOUBLE)) second = kernels->bfloat_of_float;
+    if (source == DOUBLE && target == HALF) only = kernels->half_of_double;
+    if (source == DOUBLE && target == BFLOAT) only = kernels->bfloat_of_double;
+    if (only) { only(from, to, count); return; }
     if (target == SINGLE) { first(from, to, count); return; }
     if (source == SINGLE) { second(from, to, count); return; }
     while (count) {

@@ -1,7 +1,7 @@
 /* The loops of one variant: included once for each, with
      VARIANT            its name
      TARGET             the attribute by which the compiler may use its instructions
-     HAS_DOUBLE         defined if it brings its own VARIANT_from_double
+     HAS_DOUBLE         defined if it brings its own VARIANT_from_double, VARIANT_half_of_double, VARIANT_bfloat_of_double
      HAS_HALF           defined if it brings its own VARIANT_from_half and VARIANT_to_half
      HAS_BYTES          defined if it brings its own VARIANT_from_e4m3fn and VARIANT_from_e5m2
      LOOK_UP            its function that looks bytes up in a table
@@ -63,6 +63,13 @@ static const Kernels VARIANT = {
      JOIN(VARIANT, to_e8m0fnu)},
     JOIN(VARIANT, float_of_double),
     JOIN(VARIANT, bfloat_of_float),
+#if defined(HAS_DOUBLE)
+    JOIN(VARIANT, half_of_double),
+    JOIN(VARIANT, bfloat_of_double),
+#else
+    NULL,
+    NULL,
+#endif
     LOOK_UP,
     LOOK_UP_WIDTH,
     IS_PLANAR,

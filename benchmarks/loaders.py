@@ -1,0 +1,224 @@
+"""The loaders: every way to bring a whole file into memory of one's own, what each does for its time, and the limits.
+
+Each load has a process of its own (`child.serve_loads`), as a program has that loads a model: one that has loaded
+before has memory that it may use again, of which some allocators keep as much as the model took.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import mmap
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HUGE_PAGE = 1 << 21
+BLOCK = 1 << 22
+MADV_POPULATE_WRITE = 23
+
+
+@dataclass(frozen=True)
+class Loader:
+    """One way to load a file.
+
+    Attributes
+    ----------
+    work : str
+        What it does for its time.
+    load : callable
+        What is timed; takes the path, and the dtype that floats are cast to, or None. A mapping of names to tensors.
+    imports : tuple of str
+        Modules that it needs.
+    brings : bool
+        Whether what it loads is tensors; the limits bring none.
+    warm_up : callable
+        What is done before, so that nobody pays for imports; takes what *load* takes, and starts no threads, of which a
+        fork would have none.
+    """
+
+    work: str
+    load: Callable[[str, str | None], Any]
+    imports: tuple[str, ...] = ("fastload",)
+    brings: bool = True
+    warm_up: Callable[[str, str | None], object] = lambda path, dtype: None
+
+
+def fresh_memory(size: int) -> np.ndarray:
+    """Anonymous memory on huge pages, none of it touched."""
+    # Private, which mmap.mmap is not by itself: shared memory comes in small pages.
+    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(mapping, np.uint8)
+    start = -memory.ctypes.data % HUGE_PAGE
+    return memory[start : start + size]
+
+
+def touch_memory(size: int) -> None:
+    """Have the host give the memory that the next load needs, and let it go."""
+    memory = fresh_memory(size)
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(size), MADV_POPULATE_WRITE)
+
+
+def by_threads(count: int, work: Callable[[int], object]) -> None:
+    """Let threads do *work* of their number, the calling one among them."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, count)]
+    for thread in threads:
+        thread.start()
+    work(0)
+    for thread in threads:
+        thread.join()
+
+
+def copy_limit(path: str, dtype: str | None) -> Any:
+    """What copying alone costs: out of a mapping, into fresh huge pages, page by page in two threads."""
+    source = np.memmap(path, np.uint8, "r")
+    target = fresh_memory(len(source))
+
+    def copy(number: int) -> None:
+        for start in range(number * HUGE_PAGE, len(source), 2 * HUGE_PAGE):
+            target[start : start + HUGE_PAGE] = source[start : start + HUGE_PAGE]
+
+    by_threads(2, copy)
+    return target
+
+
+def disk_limit(path: str, dtype: str | None) -> Any:
+    """What the disk alone costs: direct reads of eight threads into a little memory on huge pages, over and over."""
+    size = os.path.getsize(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+
+    def read(number: int) -> None:
+        place = fresh_memory(BLOCK)
+        for start in range(number * BLOCK, size, 8 * BLOCK):
+            os.preadv(descriptor, [place], start)
+
+    by_threads(8, read)
+    os.close(descriptor)
+
+
+def by_fastload(path: str, dtype: str | None) -> Any:
+    import fastload
+
+    return fastload.load(path, dtype=dtype)
+
+
+def warm_up_fastload(path: str, dtype: str | None) -> None:
+    import fastload
+    from fastload.benching.readers import TINY
+
+    fastload.load(TINY, dtype=dtype)
+    fastload.open(path).close()
+
+
+def warm_up_safetensors(path: str, dtype: str | None) -> None:
+    from safetensors.numpy import load
+
+    from fastload.benching.readers import TINY
+
+    load(TINY)
+
+
+def warm_up_torch(path: str, dtype: str | None) -> None:
+    import torch
+
+    with io.BytesIO() as file:
+        torch.save({"w": torch.zeros(1)}, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+
+
+def by_safetensors(path: str, dtype: str | None) -> Any:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def by_torch(path: str, dtype: str | None) -> Any:
+    import torch
+
+    return torch.load(path, weights_only=True)
+
+
+def by_torch_and_cast(path: str, dtype: str | None) -> Any:
+    import torch
+
+    loaded = torch.load(path, mmap=True, weights_only=True)
+    return {name: tensor.to(getattr(torch, str(dtype))) for name, tensor in loaded.items()}
+
+
+def by_mlx(path: str, dtype: str | None) -> Any:
+    import mlx.core
+
+    loaded = mlx.core.load(path)
+    mlx.core.eval(loaded)
+    return loaded
+
+
+def by_runai(path: str, dtype: str | None) -> Any:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(path)
+        return dict(streamer.get_tensors())
+
+
+def by_tensorizer(path: str, dtype: str | None) -> Any:
+    from tensorizer import TensorDeserializer
+
+    with TensorDeserializer(path, device="cpu") as deserializer:
+        return dict(deserializer.items())
+
+
+LOADERS = {
+    "fastload": Loader(
+        "threads read straight into one block of fresh huge pages, and cast on the way",
+        by_fastload,
+        warm_up=warm_up_fastload,
+    ),
+    "copy into fresh huge pages": Loader(
+        "a limit: two threads of numpy copy from a mapping; nothing is parsed", copy_limit, brings=False
+    ),
+    "disk alone": Loader(
+        "a limit: eight threads read around the page cache into 32 MiB, over and over", disk_limit, brings=False
+    ),
+    "safetensors.numpy.load_file": Loader(
+        "maps; copies each tensor into bytes, of which numpy makes an array",
+        by_safetensors,
+        ("safetensors.numpy",),
+        warm_up=warm_up_safetensors,
+    ),
+    "torch.load": Loader("reads each record into fresh memory", by_torch, ("torch",), warm_up=warm_up_torch),
+    "torch.load mmap, .to": Loader(
+        "maps, and casts tensor by tensor into fresh memory, with torch's threads",
+        by_torch_and_cast,
+        ("torch",),
+        warm_up=warm_up_torch,
+    ),
+    "mlx": Loader("mlx.core.load and eval: its threads read each tensor into memory of its own", by_mlx, ("mlx.core",)),
+    "runai": Loader(
+        "SafetensorsStreamer: its threads read into buffers, of which each tensor is given a copy of its own",
+        by_runai,
+        ("runai_model_streamer",),
+    ),
+    "tensorizer": Loader(
+        "TensorDeserializer of a file of its own format: reads each tensor into fresh memory, and hashes nothing",
+        by_tensorizer,
+        ("tensorizer",),
+    ),
+}
+
+
+def sums(loaded: Any) -> dict[str, int]:
+    """The checksums of the bytes of all tensors, whoever they belong to."""
+    from fastload.benching.readers import arrays_in
+
+    return {
+        name: zlib.crc32(np.ascontiguousarray(next(arrays_in(loaded[name]))).reshape(-1).view(np.uint8))
+        for name in sorted(loaded)
+    }
