@@ -191,7 +191,7 @@ def test_an_unknown_peer_is_wrong_usage_and_the_known_are_listed(tmp_path, capsy
 @pytest.mark.parametrize("flags", [["--repeat", "0"], ["--threads", "x"], ["--dtype", "int8"], ["--dtype", "none"]])
 def test_wrong_flags_are_status_2(flags, capsys):
     assert main(["bench", "m", *flags]) == 2
-    assert capsys.readouterr().err.startswith("usage: fastload bench")
+    assert capsys.readouterr().err.endswith("; see fastload bench --help\n")
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(tmp_path, capsys):

@@ -139,8 +139,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Quote arguments as they may be shown: a file's name is not always of the user's making."""
-        super().error(printable(message))
+        """Say it in one line, as all errors are said; a file's name is not always of the user's making."""
+        self.exit(USAGE, f"fastload: {printable(message)}; see {self.prog} --help\n")
 
 
 class _Completion(argparse.Action):
