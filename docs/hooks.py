@@ -1,4 +1,4 @@
-"""What mkdocs cannot do by itself: the help of every verb, native classes, and the page of figures if there is one."""
+"""What mkdocs cannot do by itself: the help of every verb, and native classes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import argparse
 import inspect
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 VERBS = "<!-- the help of every verb -->"
 NATIVE = re.compile(r"<!-- the native class (\w+) -->")  # whose docstrings are not in any file of Python
 PLAN = re.compile(r"^plan:\n.*?(?=^\S)", re.MULTILINE | re.DOTALL)  # the same for every verb: shown once
-FIGURES = "benchmarks.md"  # `make bench-report` makes it
-
-
-def on_config(config: Any) -> Any:
-    """List the page of figures, if it was made."""
-    if (Path(config.docs_dir) / FIGURES).exists():
-        section = next(item["Benchmarks"] for item in config.nav if "Benchmarks" in item)
-        section.append({"All figures": FIGURES})
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

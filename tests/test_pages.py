@@ -19,7 +19,6 @@ from fastload.formats.writing import dtype_matrix
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
-GENERATED = "benchmarks.md"  # by `make bench-report`, of figures alone
 
 BLOCK = re.compile(
     r"(?:^ *<!-- needs (?P<needs>\w+) -->\n)?"  # a package that tests can do without: the block is only compiled then
@@ -95,7 +94,7 @@ def check_commands(shown):
 def test_every_page_is_in_the_list_of_pages():
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
 
-    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - {GENERATED} == listed
+    assert {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} == listed
 
 
 def test_the_picture_of_ls_shows_what_it_prints(tmp_path, monkeypatch, capsys):
