@@ -16,8 +16,6 @@ is used again.
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 from functools import partial
 
 import numpy as np
@@ -27,7 +25,7 @@ import child
 import fastload
 import inputs
 import pairs
-from fastload._native import count_cached
+from fastload.benching import kernel, limits
 from loaders import LOADERS, sums
 from pairs import Side
 
@@ -45,19 +43,13 @@ SMALL = [(1 << 16, 1), (1 << 16, 10), (1 << 20, 1), (1 << 20, 300), (1 << 24, 10
 
 def evict(path):
     """Take a file out of the page cache, and see that it is."""
-    with open(path, "rb") as file:
-        os.fdatasync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        pages = range(0, os.path.getsize(path), mmap.PAGESIZE)
-        assert count_cached(file.fileno(), [*pages[:: max(len(pages) // 4096, 1)]]) == 0, "still in the page cache"
+    why_not = kernel.evict([path])
+    assert why_not is None, why_not
 
 
 def read_through(path):
     """Bring a file into the page cache, in blocks as a copy or a download leaves it there."""
-    with open(path, "rb", buffering=0) as file:
-        block = bytearray(1 << 23)
-        while file.readinto(block):
-            pass
+    limits.read_through([path])
 
 
 @pytest.fixture

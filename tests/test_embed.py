@@ -302,7 +302,6 @@ def test_the_running_program_is_asked_first():
     assert os.path.samefile(caught.value.path, os.path.realpath("/proc/self/exe"))
 
 
-@pytest.mark.skipif(shutil.which("sleep") is None, reason="this system has no program to be the other process")
 def test_of_one_file_that_nuitka_has_made_the_program_that_unpacked_this_one_is_asked(models, tmp_path, monkeypatch):
     outer = shutil.copy(os.path.realpath(shutil.which("sleep")), tmp_path / "outer")
     fastload.embed_into(models[0], outer)
