@@ -128,6 +128,11 @@ cdef inline bint is_object(const Node *node) noexcept nogil:
     return node.kind == REDUCE or node.kind == NEWOBJ or node.kind == PERSID
 
 
+cdef inline bint is_callable(const Node *node) noexcept nogil:
+    """Whether a call of it is a node: what a pickle calls is a global, or what a call of one brought."""
+    return node.kind == GLOBAL or is_object(node)
+
+
 cdef inline bint is_worth_entering(Graph graph, uint32_t node) noexcept nogil:
     """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
     cdef const Node *found = &graph.nodes[node]

@@ -19,6 +19,10 @@ cdef enum:
     NODE_INT_0 = 5
     FIRST_NODE = 5 + 256
 
+cdef enum:
+    FIRST_HEIGHT = 1024          # of the stack: room for it is looked for in steps of what is left
+    DEFINED_MEMO = 256           # entries that BINGET can name
+
 cdef struct Machine:
     Cursor cursor
     uint32_t *stack
@@ -27,7 +31,7 @@ cdef struct Machine:
     size_t *marks            # the fences outside the last one
     size_t marks_count, marks_capacity
     uint32_t *memo           # 0 is unset
-    size_t memo_end          # one past the highest index that was ever set: what lies beyond is undefined
+    size_t memo_end          # one past the highest index ever set; beyond it only the first DEFINED_MEMO are defined
     size_t memo_capacity
     size_t memo_holes        # entries before the end that are unset
     size_t guess             # bytes of the stream: room is made ahead for so many
@@ -36,6 +40,7 @@ cdef int make_first_nodes(Graph graph) except -1 nogil
 cdef int raise_pickle(Machine *machine, const char *message) except -1 with gil
 cdef int raise_unsupported(Machine *machine, const char *message) except -1 with gil
 cdef int raise_limit(Machine *machine, const char *message) except -1 with gil
+cdef int make_registers(Machine *machine) except -1 nogil
 cdef int extend_memo(Machine *machine, uint64_t index) except -1 nogil
 cdef int raise_opcode(Machine *machine, uint8_t op) except -1 with gil
 

@@ -53,14 +53,20 @@ cdef int make_first_nodes(Graph graph) except -1 nogil:
     return 0
 
 
+cdef int make_registers(Machine *machine) except -1 nogil:
+    """Make a stack and a memo, which `run_common` takes for granted, of sizes that suit torch's own pickles."""
+    reserve(<void **>&machine.stack, &machine.stack_capacity, FIRST_HEIGHT, sizeof(uint32_t))
+    reserve(<void **>&machine.memo, &machine.memo_capacity, machine.guess // 10 + DEFINED_MEMO, sizeof(uint32_t))
+    memset(machine.memo, 0, DEFINED_MEMO * sizeof(uint32_t))
+    return 0
+
+
 cdef int extend_memo(Machine *machine, uint64_t index) except -1 nogil:
     """Make the memo reach to *index*, which lies beyond its end."""
     cdef size_t stream = machine.cursor.end - machine.cursor.start
     # Whoever counts memo entries stays below the bytes of the stream; a leap beyond would only eat memory.
     if index >= stream:
         return raise_limit(machine, "a memo index beyond the length of the stream")
-    if machine.memo == NULL:                     # a guess that suits torch's own pickles
-        reserve(<void **>&machine.memo, &machine.memo_capacity, machine.guess // 10, sizeof(uint32_t))
     reserve(<void **>&machine.memo, &machine.memo_capacity, index + 1, sizeof(uint32_t))
     memset(machine.memo + machine.memo_end, 0, (index + 1 - machine.memo_end) * sizeof(uint32_t))
     machine.memo_holes += index + 1 - machine.memo_end

@@ -19,11 +19,12 @@ from fastload._native.cursor cimport (
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, DICT, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, PAIRS,
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TUPLE, UNHASHABLE, Graph, Node, Update,
-    count_part, is_object, is_unwieldy,
+    count_part, is_callable, is_object, is_unwieldy,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, extend_memo,
-    make_first_nodes, need, pop, push, push_node, raise_limit, raise_opcode, raise_pickle, raise_unsupported,
+    make_first_nodes, make_registers, need, pop, push, push_node, raise_limit, raise_opcode, raise_pickle,
+    raise_unsupported,
 )
 from fastload._native.opcodes cimport (
     OP_MARK, OP_STOP, OP_POP, OP_POP_MARK, OP_DUP, OP_FLOAT, OP_INT, OP_BININT, OP_BININT1, OP_LONG, OP_BININT2,
@@ -210,7 +211,7 @@ cdef int push_call(Machine *machine, Graph graph, uint8_t kind) except -1 nogil:
     pop(machine, &called)
     if graph.nodes[arguments].kind != TUPLE:
         return raise_pickle(machine, "the arguments of a call are not a tuple")
-    if graph.nodes[called].kind != GLOBAL and not is_object(&graph.nodes[called]):
+    if not is_callable(&graph.nodes[called]):
         return raise_pickle(machine, "what is called is neither a global nor an object")
     return push(machine, add_node(graph, kind, called, arguments, 0, 0, 0))
 
@@ -511,10 +512,11 @@ cdef Graph parse_at(const uint8_t *start, uint64_t length, uint64_t origin, bint
         with nogil:
             # What torch's own pickles come to; untouched memory costs nothing.
             reserve(<void **>&graph.nodes, &graph.nodes_capacity, machine.guess // 8 + 512, sizeof(Node))
-            reserve(<void **>&graph.children, &graph.children_capacity, machine.guess // 6 + 64, sizeof(uint32_t))
+            reserve(<void **>&graph.children, &graph.children_capacity, machine.guess // 5 + 64, sizeof(uint32_t))
             make_first_nodes(graph)
-            reserve(<void **>&graph.updates, &graph.updates_capacity, machine.guess // 128 + 64, sizeof(Update))
+            reserve(<void **>&graph.updates, &graph.updates_capacity, machine.guess // 100 + 64, sizeof(Update))
             graph.updates_count = 1          # a tail of 0 is none
+            make_registers(&machine)
             run(&machine, graph)
         return graph
     finally:

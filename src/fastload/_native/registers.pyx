@@ -11,8 +11,8 @@ from libc.string cimport memcpy
 
 from fastload._native.cursor cimport u16_at, u32_at
 from fastload._native.graph cimport (
-    DICT, GLOBAL, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE,
-    Graph, Node, is_object, is_sequence,
+    DICT, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE,
+    Graph, Node, is_callable, is_sequence,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
@@ -43,6 +43,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef const uint8_t *next = machine.cursor.next
     cdef const uint8_t *end = machine.cursor.end
     cdef const uint8_t *last                     # where an opcode can begin
+    cdef const uint8_t *stop                     # and where one can that finds room for what it makes
     cdef uint32_t *stack = machine.stack
     cdef size_t height = machine.height, fence = machine.fence, highest = machine.stack_capacity
     cdef size_t *marks = machine.marks
@@ -62,19 +63,33 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
         return 0
     last = end - LONGEST
     while next <= last:
-        room = min(highest - height, most - count)  # whatever they are, so many opcodes find room for what they make
+        room = min(highest - height, most - count)
         if not room:
             break
-        while room and next <= last:
-            room -= 1
+        stop = next + min(room - 1, <size_t>(last - next))  # an opcode is a byte at least, and makes one node at most
+        while next <= stop:
             op = next[0]
             if op == OP_BINGET:
-                if next[1] >= memo_end or memo[next[1]] == 0:
+                if memo[next[1]] == 0:           # the first ones are defined from the start
                     break
                 stack[height] = memo[next[1]]
                 height += 1
                 next += 2
-                continue
+                # Most of a pickled module is `name, OrderedDict()`, a dozen times in each: as one step it is read in an
+                # eighth less time.
+                if next[0] == OP_BINGET and next <= stop and memo[next[1]] != 0:
+                    stack[height] = memo[next[1]]
+                    height += 1
+                    next += 2
+                if (
+                    next[0] != OP_EMPTY_TUPLE or next[1] != OP_REDUCE or next > stop
+                    or not is_callable(&nodes[stack[height - 1]])
+                ):
+                    continue
+                set_node(&nodes[count], REDUCE, stack[height - 1] | <uint64_t>NODE_EMPTY_TUPLE << 32, 0, 0)
+                stack[height - 1] = <uint32_t>count
+                count += 1
+                next += 2
             elif op == OP_LONG_BINGET:
                 index = u32_at(next + 1)
                 if index >= memo_end or memo[index] == 0:
@@ -194,8 +209,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
             elif op == OP_REDUCE or op == OP_NEWOBJ:
                 if height - fence < 2 or nodes[stack[height - 1]].kind != TUPLE:
                     break
-                node = &nodes[stack[height - 2]]
-                if node.kind != GLOBAL and not is_object(node):
+                if not is_callable(&nodes[stack[height - 2]]):
                     break
                 set_node(
                     &nodes[count], REDUCE if op == OP_REDUCE else NEWOBJ,
@@ -230,10 +244,10 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
                 length = 1
             else:
                 continue
-            if index < memo_end:
-                memo_holes -= memo[index] == 0
-            elif index == memo_end and index < memo_capacity:
+            if index == memo_end and index < memo_capacity:
                 memo_end += 1
+            elif index < memo_end:
+                memo_holes -= memo[index] == 0
             else:
                 break
             memo[index] = stack[height - 1]
