@@ -47,7 +47,6 @@ cdef class Contents:
     cdef int add_values(self, uint32_t first, size_t count) except -1 nogil
     cdef int add_appended(self, uint32_t node) except -1 nogil
     cdef int add_set(self, uint32_t node) except -1 nogil
-    cdef int add_pairs(self, uint32_t node) except -1 nogil
     cdef int add_listed_pairs(self, uint32_t node) except -1 nogil
     cdef bint two_of(self, uint32_t node, uint32_t *pair) noexcept nogil
     cdef int add_content(self, uint32_t node, uint32_t position) except -1 nogil

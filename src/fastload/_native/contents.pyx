@@ -197,15 +197,25 @@ cdef class Contents:
 
     cdef int add_set(self, uint32_t node) except -1 nogil:
         """What was set by key in a dict or object."""
+        cdef uint32_t at = self.graph.nodes[node].tail, key, value
         cdef size_t i, start = self.count
         cdef bint worth = False, composite = False, bare = not self.careful
-        cdef const Item *item
-        self.add_pairs(node)
-        for i in range(start, self.count):
-            item = &self.items[i]
-            worth |= item.is_worth_entering
-            composite |= is_worth_entering(self.graph, item.key)
-            bare = bare and self.graph.nodes[item.key].kind == TEXT and self.calls.is_bare_tensor(item.value)
+        cdef Update update
+        while at:
+            at = self.graph.updates[at].next
+            update = self.graph.updates[at]
+            if update.kind == PAIRS:
+                spend(self, update.count)
+                reserve(<void **>&self.items, &self.capacity, self.count + update.count // 2, sizeof(Item))
+                for i in range(0, update.count, 2):
+                    key = self.graph.children[update.first + i]
+                    value = self.graph.children[update.first + i + 1]
+                    put_item(self, key, value, NODE_KEY)
+                    worth |= self.items[self.count - 1].is_worth_entering
+                    composite |= is_worth_entering(self.graph, key)
+                    bare = bare and self.graph.nodes[key].kind == TEXT and self.calls.is_bare_tensor(value)
+            if at == self.graph.nodes[node].tail:
+                break
         if not worth:
             self.count = start
             return 0
@@ -215,25 +225,6 @@ cdef class Contents:
         if composite:
             self.number_tensor_keys(start)
         return self.drop_plain(start)
-
-    cdef int add_pairs(self, uint32_t node) except -1 nogil:
-        """The keys and values that were set, as often as they were."""
-        cdef uint32_t at = self.graph.nodes[node].tail
-        cdef size_t i
-        cdef Update update
-        while at:
-            at = self.graph.updates[at].next
-            update = self.graph.updates[at]
-            if update.kind == PAIRS:
-                spend(self, update.count)
-                reserve(<void **>&self.items, &self.capacity, self.count + update.count // 2, sizeof(Item))
-                for i in range(0, update.count, 2):
-                    put_item(
-                        self, self.graph.children[update.first + i], self.graph.children[update.first + i + 1], NODE_KEY
-                    )
-            if at == self.graph.nodes[node].tail:
-                break
-        return 0
 
     cdef int add_listed_pairs(self, uint32_t node) except -1 nogil:
         """The pairs in a list of them, which is how Python 2 pickled an OrderedDict."""
