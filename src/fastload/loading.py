@@ -179,7 +179,7 @@ def _layout(tensors: Tensors) -> tuple[Layout, Source] | None:
     if not isinstance(base, FileTensors) or not len(tensors):
         return None
     source = base.source
-    if source.is_inflated or (source.region is None and not CAN_READ):
+    if source.is_inflated or (not CAN_READ and source.region is None):
         return None
     layout = lay_out(base.index, rows, targets, numpy_dtype, FLOAT_OF_CODE, source.origin, source.size, ALIGNMENT)
     return None if layout is None else (layout, source)
@@ -245,7 +245,7 @@ def _runs(base: Tensors, making: Making, entry: TensorEntry | None = None) -> li
     ):
         return None
     source = base.source_of(rows_of(making)[0])
-    if source is None or (source.region is None and not CAN_READ):
+    if source is None or (not CAN_READ and source.region is None):
         return None
     if target is None:
         return [Run(source, offset, nbytes, nbytes)]

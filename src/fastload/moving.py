@@ -131,7 +131,7 @@ def move_layout(
     The other parameters, and what is raised, are those of `move`.
     """
     transfer = Transfer()
-    held = _hold(source, layout.nbytes, layout.samples, _unless_small(how, layout.nbytes), source.region is not None)
+    held = _hold(source, layout.nbytes, layout.samples, _unless_small(how, layout.nbytes), [source])
     origin, start = _add_origin(transfer, source, held)
     transfer.add_layout(origin, start, transfer.add_target(target), layout)
     _work(transfer, _count_threads(threads, transfer, [held]), report)
@@ -175,7 +175,7 @@ def _move_batch(
             nbytes,
             partial(_samples, errands),
             how,
-            all(errand.run.source.region is not None for errand in errands),
+            (errand.run.source for errand in errands),
         )
         held.append(found)
         origins: dict[int, tuple[int, int]] = {}
@@ -198,6 +198,8 @@ def _move_batch(
 
 def _count_threads(threads: int | None, transfer: Transfer, held: Iterable[Held]) -> int:
     """How many threads do the work, the calling one among them: as many as were asked for, or as are worth it."""
+    if transfer.blocks <= 1:
+        return transfer.blocks
     if threads is None:
         copying = min(-(-transfer.total // MIN_BYTES_A_THREAD), processors(), MAX_COPYING_THREADS)
         threads = max([copying, *(one.threads for one in held)])
@@ -208,10 +210,12 @@ def _unless_small(how: Move, nbytes: int) -> Move:
     return "read" if how == "auto" and nbytes < MIN_CHOSEN_BYTES else how
 
 
-def _hold(source: Source, nbytes: int, samples: Callable[[int], list[int]], how: Move, is_mapped: bool) -> Held:
+def _hold(
+    source: Source, nbytes: int, samples: Callable[[int], list[int]], how: Move, sources: Iterable[Source]
+) -> Held:
     """Open the file that a source lies in, in the way in which so many bytes of it are best read.
 
-    *samples* gives positions of these that are so many bytes apart; *is_mapped* is whether they are in memory.
+    *samples* gives positions of these that are so many bytes apart; *sources* are all that lie in the file.
     """
     file = source.opened()
     if file is None or not CAN_READ:
@@ -222,7 +226,7 @@ def _hold(source: Source, nbytes: int, samples: Callable[[int], list[int]], how:
         if filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
             return Held(file, None, NETWORK_THREADS)
         how = "direct" if _is_cold(file, nbytes, samples) else "read"
-    if how == "mmap" and is_mapped:
+    if how == "mmap" and all(one.region is not None for one in sources):
         return MEMORY
     direct = file.opened_directly() if how == "direct" else None
     return Held(file, direct, 1 if direct is None else DISK_THREADS)

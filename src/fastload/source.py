@@ -59,7 +59,9 @@ NETWORK_FILE_SYSTEMS = {
     0x20030528: "orangefs",
     0x73757245: "coda",
 }
-HEAD_BYTES = 512  # enough for the mark of every format; that of tar lies at 257
+# O_NONBLOCK, since opening a FIFO that nobody writes to would wait for ever.
+OPENING_FLAGS = sum({getattr(os, name, 0) for name in ("O_RDONLY", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY")})
+HEAD_BYTES = 4096  # enough for the mark of every format, and for the header of a small file, with one read
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
 MAPPED_RUN_BYTES = 64 << 10  # of a run that is mapped by itself: a process may have no more than 65,530 mappings
 MAPPED_BYTES = 4 << 10  # of a storage that is mapped by itself for who writes to it: a page
@@ -80,10 +82,7 @@ class OpenFile:
     def __init__(self, path: str, more_flags: int = 0) -> None:
         self.descriptor = -1
         self.path = path
-        # O_NONBLOCK, since opening a FIFO that nobody writes to would wait for ever.
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        flags |= more_flags
-        self.descriptor = os.open(path, flags)
+        self.descriptor = os.open(path, OPENING_FLAGS | more_flags)
         self.status = os.fstat(self.descriptor)
         self.identity = _identity(self.status)
 
@@ -156,8 +155,6 @@ class Source:
         The file; None for a buffer.
     size : int
         In bytes.
-    region : Region or None
-        The whole of it in memory; None where it is read piece by piece.
     origin : int
         Where it begins in the file, in bytes: not 0 for a part of one.
     is_inflated : bool
@@ -175,10 +172,12 @@ class Source:
         *,
         origin: int = 0,
         is_inflated: bool = False,
+        is_to_be_mapped: bool = False,
     ) -> None:
         self.path = path
         self.size = size
-        self.region = region
+        self._region = region
+        self._is_to_be_mapped = is_to_be_mapped
         self.origin = origin
         self.is_inflated = is_inflated
         self.archive: Any = None  # what a format that is an archive has read of its directory
@@ -234,10 +233,12 @@ class Source:
             what = "a folder" if stat.S_ISDIR(file.status.st_mode) else "a device, pipe or socket"
             raise UnsupportedError(f"is {what}, and no file", path=path)
         _not_empty(range(size), path)
-        region = None if io == "read" else _map(file, io)
+        # Of small files the header is read, and all may be that somebody wants: a mapping takes as long as the rest.
+        is_to_be_mapped = io == "auto" and keep_open
+        region = None if io == "read" or is_to_be_mapped else _map(file, io)
         if not keep_open:
             file.close()
-        return cls(path, size, region, file)
+        return cls(path, size, region, file, is_to_be_mapped=is_to_be_mapped)
 
     @classmethod
     def of_run(cls, path: str, offset: int, count: int, stamp: tuple[int, int]) -> Source:
@@ -272,6 +273,15 @@ class Source:
             return cls(path, count, None, file, origin=offset)
         file.close()
         return cls(path, count, Region(memoryview(mapped)[before:]), file, origin=offset)
+
+    @property
+    def region(self) -> Region | None:
+        """The whole of it in memory, where a file is mapped when this is first asked for; None where it is read."""
+        if self._is_to_be_mapped:
+            assert self._file is not None
+            self._region = _map(self._file, "auto")  # by two threads at once, both ways: either will do
+            self._is_to_be_mapped = False
+        return self._region
 
     def stamp(self) -> tuple[int, int] | None:
         """(size, time of the last change in ns) of the file when it was opened; None for a buffer."""

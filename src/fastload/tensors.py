@@ -158,7 +158,7 @@ class FileTensors:
         self._options = options
         self._index: Index = self._located(lambda: format.index(source, options))
         self._index.shard = shard
-        self._region = None if source.is_inflated else source.region  # what an array may be a view of
+        self._region: Region | None = None  # what an array may be a view of, once there is one
         self.find = self._index.find  # and no method around it, since every look-up goes this way
 
     @property
@@ -200,6 +200,8 @@ class FileTensors:
         """The array of one tensor, made anew."""
         index = self._index
         try:
+            if self._region is None and not self._source.is_inflated:
+                self._region = self._source.region
             if self._region is not None:  # the common case, without a look at what else there may be
                 direct = direct_view(index, row, self._region, NUMPY)
                 if direct is not None:

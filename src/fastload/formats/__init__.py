@@ -64,15 +64,18 @@ class Row:
         Of a file and its first bytes: whether it is worth to ask the module.
     """
 
-    __slots__ = ("_may_be", "_module")
+    __slots__ = ("_loaded", "_may_be", "_module")
 
     def __init__(self, module: str, may_be: Callable[[Source, bytes], bool]) -> None:
         self._module = module
         self._may_be = may_be
+        self._loaded: Any = None  # to ask the import system again takes as long as to read a small header
 
     def load(self) -> Any:
         """The module."""
-        return import_module(f"{__name__}.{self._module}")
+        if self._loaded is None:
+            self._loaded = import_module(f"{__name__}.{self._module}")
+        return self._loaded
 
     @property
     def NAME(self) -> str:
