@@ -11,16 +11,16 @@ from libc.string cimport memcpy
 
 from fastload._native.cursor cimport u16_at, u32_at
 from fastload._native.graph cimport (
-    DICT, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PERSID, REDUCE, SHORT, TEXT, TUPLE, UNHASHABLE,
-    Graph, Node, is_callable, is_sequence,
+    DICT, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PAIRS, PERSID, REDUCE, SHORT, STATE, TEXT, TUPLE, UNHASHABLE,
+    Graph, Node, Update, is_callable, is_object, is_sequence,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
 )
 from fastload._native.opcodes cimport (
-    OP_BINGET, OP_BININT, OP_BININT1, OP_BININT2, OP_BINPERSID, OP_BINPUT, OP_BINUNICODE, OP_EMPTY_DICT,
+    OP_BINGET, OP_BININT, OP_BININT1, OP_BININT2, OP_BINPERSID, OP_BINPUT, OP_BINUNICODE, OP_BUILD, OP_EMPTY_DICT,
     OP_EMPTY_LIST, OP_EMPTY_TUPLE, OP_LONG_BINGET, OP_LONG_BINPUT, OP_MARK, OP_MEMOIZE, OP_NEWFALSE, OP_NEWOBJ,
-    OP_NEWTRUE, OP_NONE, OP_REDUCE, OP_SHORT_BINUNICODE, OP_TUPLE, OP_TUPLE1, OP_TUPLE2, OP_TUPLE3,
+    OP_NEWTRUE, OP_NONE, OP_REDUCE, OP_SETITEMS, OP_SHORT_BINUNICODE, OP_TUPLE, OP_TUPLE1, OP_TUPLE2, OP_TUPLE3,
 )
 from fastload._native.utf8 cimport is_ascii
 
@@ -59,6 +59,8 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef uint16_t depth
     cdef uint8_t op, flags
     cdef const Node *node
+    cdef Node *updated
+    cdef Update *update
     if end - next < LONGEST:
         return 0
     last = end - LONGEST
@@ -219,6 +221,47 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
                 stack[height - 1] = <uint32_t>count
                 count += 1
                 next += 1
+            elif op == OP_SETITEMS or op == OP_BUILD:
+                # The first items of a dict, or the state of an object; for those that follow `run` sees to the ring.
+                if op == OP_BUILD:
+                    if height - fence < 2:
+                        break
+                    first = height - 1
+                else:
+                    if marks_count == 0 or fence <= marks[marks_count - 1]:
+                        break
+                    first = fence
+                items = height - first
+                updated = &nodes[stack[first - 1]]
+                if (
+                    updated.tail or items == 0 or items > graph.children_capacity - children_count
+                    or graph.updates_count == graph.updates_capacity
+                ):
+                    break
+                if op == OP_BUILD:
+                    if not is_object(updated):
+                        break
+                else:
+                    if updated.kind != DICT or items % 2:
+                        break
+                    i = first
+                    while i < height and not (nodes[stack[i]].flags & UNHASHABLE or is_sequence(&nodes[stack[i]])):
+                        i += 2
+                    if i < height:
+                        break
+                    marks_count -= 1
+                    fence = marks[marks_count]
+                memcpy(children + children_count, stack + first, items * sizeof(uint32_t))
+                update = &graph.updates[graph.updates_count]
+                update.first = <uint32_t>children_count
+                update.count = <uint32_t>items
+                update.kind = STATE if op == OP_BUILD else PAIRS
+                update.next = updated.tail = <uint32_t>graph.updates_count
+                graph.updates_count += 1
+                children_count += items
+                height = first
+                next += 1
+                continue
             elif op == OP_BINPERSID:
                 if height == fence:
                     break
