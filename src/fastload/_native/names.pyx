@@ -72,10 +72,10 @@ cdef uint32_t hash_text(const char *text, size_t length) noexcept nogil:
 
 
 cdef int make_slots(Names *names, size_t count) except -1 nogil:
-    """Make a table for *count* names, of which at most three quarters will be taken; what was in the old one moves."""
+    """Make a table for *count* names, of which at most half will be taken; what was in the old one moves."""
     cdef size_t size = 64, i, at
     cdef uint64_t *slots
-    while size * 3 < count * 4:
+    while size < count * 2:
         size *= 2
     slots = <uint64_t *>zeroed(size, sizeof(uint64_t))
     if names.slots != NULL:
