@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,16 @@ __all__ = ["Checkpoint", "tensors_of"]
 DEFAULTS = Options()
 
 
+class Names(KeysView[str]):
+    """The names of a checkpoint, in order: what `keys()` gives, as of a dict."""
+
+    __slots__ = ()
+    _mapping: Checkpoint
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mapping)  # and no generator around it, which takes as long as to make the names
+
+
 class Checkpoint(Mapping[str, np.ndarray]):
     """The tensors of a checkpoint: a mapping from dotted name to a read-only numpy array.
 
@@ -65,6 +75,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._open_tensors().list_names())
+
+    def keys(self) -> Names:
+        """The names of the tensors, in order."""
+        return Names(self)
 
     def __len__(self) -> int:
         return len(self._open_tensors())
