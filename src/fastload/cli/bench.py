@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastload.atomic import publish
+from fastload.atomic import already_there, publish
 from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
 from fastload.cli import flags
 from fastload.cli.document import document
@@ -149,7 +149,7 @@ def _check_target(path: str | None, overwrite: bool) -> None:
     if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
     if path is not None and os.path.exists(path) and not overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
+        raise already_there(path)
 
 
 def _write(path: str, text: str, overwrite: bool) -> None:

@@ -85,9 +85,11 @@ def check_target(path: str, overwrite: bool, opened: Checkpoint, given: str) -> 
     os.stat(os.path.dirname(path) or ".")
     if not os.path.exists(path):
         return
-    if not overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
+    from fastload.atomic import already_there
     from fastload.sums import files_of
+
+    if not overwrite:
+        raise already_there(path)
 
     for source in (given, *files_of(opened).values()):
         if os.path.exists(source) and os.path.samefile(path, source):
