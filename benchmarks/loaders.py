@@ -177,7 +177,7 @@ def by_tensorizer(path: str, dtype: str | None) -> Any:
 
 LOADERS = {
     "fastload": Loader(
-        "threads read straight into one block of fresh huge pages, and cast on the way",
+        "reads straight into one block, and casts on the way; from 4 MiB on by threads, and on huge pages",
         by_fastload,
         warm_up=warm_up_fastload,
     ),
