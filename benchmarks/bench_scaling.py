@@ -18,7 +18,6 @@ COUNTS = (10, 100, 1_000) if inputs.QUICK else (10, 100, 1_000, 20_000, 200_000)
 MIBS = (1, 16) if inputs.QUICK else (1, 16, 256, 1_024, 4_096)
 UNWANTED = "*.attn.out.weight"
 GROWTH = "at most 1.3 × as long for each tensor of the larger file"
-CHECKS = "maps, parses and checks the header"
 
 
 def listed_by_safe_open(path):
@@ -43,8 +42,14 @@ def listed(path):
 def test_open(in_turn, files, count):
     path = files.many(count, "safetensors")
     sides = [
-        Side("fastload", f"{CHECKS} into a native table", lambda: fastload.open(path)),
-        Side("safe_open", f"{CHECKS} into a hash table of Rust", lambda: opened_by_safe_open(path)),
+        Side(
+            "fastload", "reads or maps, parses and checks the header into a native table", lambda: fastload.open(path)
+        ),
+        Side(
+            "safe_open",
+            "maps, parses and checks the header into a hash table of Rust",
+            lambda: opened_by_safe_open(path),
+        ),
     ]
     assert len(fastload.open(path)) == count
     in_turn(f"open {count:,} tensors", sides, curve=("open", "tensors", count))

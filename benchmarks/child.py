@@ -52,12 +52,9 @@ def measure(table: str, name: str, path: str) -> dict[str, Any]:
     start = time.perf_counter()
     result = reader.read(source)
     seconds = time.perf_counter() - start
-    after = memory.status()
     return {
         "seconds": seconds,
-        "anonymous": after["RssAnon"] - before["RssAnon"],
-        "file": after["RssFile"] - before["RssFile"],
-        "peak": after["VmHWM"] - before["VmRSS"],
+        **memory.added(before),
         "fingerprint": inputs.fingerprint(reader.answer(result)),
     }
 
@@ -197,12 +194,9 @@ def subset(name: str, path: str, step: str, state: str) -> dict[str, Any]:
     result = read()
     touch(arrays_in(result))
     seconds = time.perf_counter() - start
-    after = memory.status()
     return {
         "seconds": seconds,
-        "anonymous": after["RssAnon"] - before["RssAnon"],
-        "file": after["RssFile"] - before["RssFile"],
-        "peak": after["VmHWM"] - before["VmRSS"],
+        **memory.added(before),
         "read_bytes": memory.read_bytes() - read_before,
         "nbytes": sum(array.nbytes for array in arrays_in(result)),
         "not_cold": not_cold,

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import gc
 import mmap
 import re
 import statistics
 import sys
-import time
 import timeit
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +26,7 @@ import child
 import fastload
 import inputs
 import readers
-from pairs import in_turn
+from pairs import Side, in_turn, timed
 
 LAST_SAFETENSORS = inputs.SAFETENSORS_COUNTS[-1]
 LAST_TORCH = inputs.TORCH_COUNTS[-1]
@@ -52,14 +50,9 @@ class Verdict(NamedTuple):
 Claim = Callable[[inputs.Inputs, int], Verdict]
 
 
-def timed(reader: readers.Reader, source: object) -> float:
-    """Seconds of one run; what it returns is let go outside of them."""
-    gc.collect()
-    start = time.perf_counter()
-    kept = reader.read(source)
-    seconds = time.perf_counter() - start
-    del kept
-    return seconds
+def stopwatch(run: Callable[[], object], count: int = 1) -> Callable[[], float]:
+    """What takes the seconds of one run, for each of *count*."""
+    return partial(timed, Side("", "", run, count=count))
 
 
 def in_pairs(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
@@ -79,15 +72,14 @@ def times_faster(table: str, ours: str, theirs: str, count: int, target: float) 
         question, suffix = table.split()
         path = files.many(count, suffix)
         expected = {"open": inputs.names, "list": inputs.listing}[question](inputs.many(count))
-        both = []
+        watches = []
         for name in (ours, theirs):
             reader = readers.reader(table, name)
             source = reader.prepare(path)
             assert reader.answer(reader.read(source)) == expected, f"{name}: wrong answer"
-            both.append((reader, source))
+            watches.append(stopwatch(partial(reader.read, source)))
         inputs.freeze()
-        found = in_pairs(lambda: timed(*both[0]), lambda: timed(*both[1]), pairs)
-        return faster(found, target)
+        return faster(in_pairs(*watches, pairs), target)
 
     return judge
 
@@ -121,16 +113,11 @@ def beside_scalars(files: inputs.Inputs, pairs: int) -> Verdict:
     expected = [(f"model.{name}", shape, dtype) for name, shape, dtype in inputs.listing(inputs.beside_scalars())]
     assert reader.answer(reader.read(path)) == expected, "wrong answer"
     inputs.freeze()
-    times = [timed(reader, path) for _ in range(pairs)]
+    watch = stopwatch(partial(reader.read, path))
+    times = [watch() for _ in range(pairs)]
     size = len(readers.pickle_of(path)) / 1e6
     measured = f"{spread([one * 1e3 for one in times], 'ms')}   a pickle of {size:.1f} MB"
     return Verdict(measured, statistics.median(times) < MAX_SECONDS_BESIDE_SCALARS)
-
-
-def stopwatch(run: Callable[[], object], count: int = 1) -> Callable[[], float]:
-    """What takes the seconds of one run, for each of *count*; what it returns is let go outside of them."""
-    reader = readers.Reader("", "", lambda source: run(), len, ())
-    return lambda: timed(reader, None) / count
 
 
 def renumbered(names: list[str]) -> list[str]:
@@ -188,7 +175,7 @@ def grows(what: str) -> Claim:
             }
             watches.append(stopwatch(acts[what], count))
         inputs.freeze()
-        found = in_pairs(watches[0], watches[1], pairs)
+        found = in_pairs(*watches, pairs)
         ratios = [many / few for few, many in found]
         medians = (statistics.median(side) * 1e9 for side in zip(*found, strict=True))
         each = "{:.0f} ns a tensor, and {:.0f} ns".format(*medians)
@@ -205,7 +192,8 @@ def all_arrays(suffix: str) -> Claim:
         reader = readers.reader(f"arrays {suffix}", "fastload")
         assert reader.answer(reader.read(path)) == inputs.checksums(inputs.large()), "wrong values"
         inputs.freeze()
-        together = [timed(reader, path) * 1e3 for _ in range(pairs)]
+        watch = stopwatch(partial(reader.read, path))
+        together = [watch() * 1e3 for _ in range(pairs)]
         fresh = [child.run("measure", f"arrays {suffix}", "fastload", path)["seconds"] * 1e3 for _ in range(3)]
         kept = statistics.median(together) < MAX_SECONDS_OF_ARRAYS * 1e3
         return Verdict(f"{spread(together, 'ms')}   first of a process: {spread(fresh, 'ms')}", kept)

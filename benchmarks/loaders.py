@@ -7,7 +7,6 @@ before has memory that it may use again, of which some allocators keep as much a
 from __future__ import annotations
 
 import ctypes
-import io
 import mmap
 import os
 import threading
@@ -37,16 +36,12 @@ class Loader:
         Modules that it needs.
     brings : bool
         Whether what it loads is tensors; the limits bring none.
-    warm_up : callable
-        What is done before, so that nobody pays for imports; takes what *load* takes, and starts no threads, of which a
-        fork would have none.
     """
 
     work: str
     load: Callable[[str, str | None], Any]
     imports: tuple[str, ...] = ("fastload",)
     brings: bool = True
-    warm_up: Callable[[str, str | None], object] = lambda path, dtype: None
 
 
 def fresh_memory(size: int) -> np.ndarray:
@@ -108,31 +103,6 @@ def by_fastload(path: str, dtype: str | None) -> Any:
     return fastload.load(path, dtype=dtype)
 
 
-def warm_up_fastload(path: str, dtype: str | None) -> None:
-    import fastload
-    from fastload.benching.readers import TINY
-
-    fastload.load(TINY, dtype=dtype)
-    fastload.open(path).close()
-
-
-def warm_up_safetensors(path: str, dtype: str | None) -> None:
-    from safetensors.numpy import load
-
-    from fastload.benching.readers import TINY
-
-    load(TINY)
-
-
-def warm_up_torch(path: str, dtype: str | None) -> None:
-    import torch
-
-    with io.BytesIO() as file:
-        torch.save({"w": torch.zeros(1)}, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
-
-
 def by_safetensors(path: str, dtype: str | None) -> Any:
     from safetensors.numpy import load_file
 
@@ -177,9 +147,8 @@ def by_tensorizer(path: str, dtype: str | None) -> Any:
 
 LOADERS = {
     "fastload": Loader(
-        "threads read straight into one block of fresh huge pages, and cast on the way",
+        "reads straight into one block, and casts on the way; from 4 MiB on by threads, and on huge pages",
         by_fastload,
-        warm_up=warm_up_fastload,
     ),
     "copy into fresh huge pages": Loader(
         "a limit: two threads of numpy copy from a mapping; nothing is parsed", copy_limit, brings=False
@@ -191,14 +160,12 @@ LOADERS = {
         "maps; copies each tensor into bytes, of which numpy makes an array",
         by_safetensors,
         ("safetensors.numpy",),
-        warm_up=warm_up_safetensors,
     ),
-    "torch.load": Loader("reads each record into fresh memory", by_torch, ("torch",), warm_up=warm_up_torch),
+    "torch.load": Loader("reads each record into fresh memory", by_torch, ("torch",)),
     "torch.load mmap, .to": Loader(
         "maps, and casts tensor by tensor into fresh memory, with torch's threads",
         by_torch_and_cast,
         ("torch",),
-        warm_up=warm_up_torch,
     ),
     "mlx": Loader("mlx.core.load and eval: its threads read each tensor into memory of its own", by_mlx, ("mlx.core",)),
     "runai": Loader(

@@ -31,6 +31,16 @@ def status() -> dict[str, int]:
         return {}
 
 
+def added(before: dict[str, int]) -> dict[str, int]:
+    """What has come since `status` said *before*, at whose time the peak was forgotten."""
+    now = status()
+    return {
+        "anonymous": now["RssAnon"] - before["RssAnon"],
+        "file": now["RssFile"] - before["RssFile"],
+        "peak": now["VmHWM"] - before["VmRSS"],
+    }
+
+
 def read_bytes() -> int:
     """What was fetched from disks for this process so far."""
     lines = Path("/proc/self/io").read_text().splitlines()

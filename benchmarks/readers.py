@@ -249,7 +249,7 @@ NATIVE = ("fastload",)
 SAFETENSORS = ("safetensors",)
 TORCH = ("torch",)
 
-MAPS_AND_CHECKS = "maps; parses and checks header or directory and pickle, all of it, into a native table"
+CHECKS_ALL = "reads or maps; parses and checks header or directory and pickle, all of it, into a native table"
 SAFE_OPEN = "maps; parses the header with serde and checks it, into a hash table of Rust"
 JSON = Reader(
     "json.loads",
@@ -270,7 +270,7 @@ UNPICKLER = Reader(
 
 
 OPEN_SAFETENSORS = (
-    Reader("fastload", f"{MAPS_AND_CHECKS}; no Python object for a tensor", fastload_open, sorted, NATIVE),
+    Reader("fastload", f"{CHECKS_ALL}; no Python object for a tensor", fastload_open, sorted, NATIVE),
     Reader(
         "safe_open",
         f"{SAFE_OPEN}; no Python object for a tensor",
@@ -284,7 +284,7 @@ OPEN_SAFETENSORS = (
 OPEN_TORCH = (
     Reader(
         "fastload",
-        f"{MAPS_AND_CHECKS}; the names as a list of Python",
+        f"{CHECKS_ALL}; the names as a list of Python",
         lambda path: list(fastload_open(path).keys()),
         sorted,
         NATIVE,
@@ -302,14 +302,14 @@ OPEN_TORCH = (
 LISTING = (
     Reader(
         "fastload",
-        f"{MAPS_AND_CHECKS}; an entry, its name, shape and dtype as Python objects for each tensor",
+        f"{CHECKS_ALL}; an entry, its name, shape and dtype as Python objects for each tensor",
         fastload_listing,
         sorted_listing,
         NATIVE,
     ),
     Reader(
         "fastload entries()",
-        f"{MAPS_AND_CHECKS}; an entry for each tensor, whose name, shape and dtype are made when asked for",
+        f"{CHECKS_ALL}; an entry for each tensor, whose name, shape and dtype are made when asked for",
         fastload_entries,
         lambda entries: sorted_listing((entry.name, entry.shape, entry.dtype) for entry in entries),
         NATIVE,

@@ -1,12 +1,15 @@
 """The rules of the house that a machine can check: imports, printing, opening files, how long a file is."""
 
 import ast
+import importlib
 import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+
+from builders import smallest_file
 
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
@@ -304,6 +307,17 @@ def test_import_brings_nothing_heavier_than_numpy():
 
     assert not {module.split(".")[0] for module in brought} & heavy
     assert {module for module in brought if module.startswith("fastload")}
+
+
+@pytest.mark.parametrize("format", ["safetensors", "pytorch-zip", "torchscript", "npy", "burnpack", "pytorch-legacy"])
+def test_opening_a_file_brings_no_other_format(format, tmp_path):
+    (tmp_path / "file").write_bytes(smallest_file(format))
+    code = f"import sys, fastload; fastload.open({str(tmp_path / 'file')!r}); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    modules = [importlib.import_module(name) for name in done.stdout.split() if name.startswith("fastload.formats")]
+    assert [module.NAME for module in modules if hasattr(module, "NAME")] == [format]
 
 
 def test_all_public_names_are_there_and_documented():

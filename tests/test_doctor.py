@@ -1,18 +1,20 @@
 """What the doctor finds, and what it takes for wrong."""
 
 import mmap
+import zipfile
 
 import numpy as np
 import pytest
 
 import fastload
-from builders import safetensors_raw
+from builders import safetensors_raw, smallest_file
 from fastload import doctor
 from fastload._native import KERNELS
+from fastload.cli import main
 
 
-def facts_of(path=None):
-    return {(fact.section, fact.name): fact for fact in doctor.examine(path)}
+def facts_of(*arguments):
+    return {(fact.section, fact.name): fact for fact in doctor.examine(*arguments)}
 
 
 def test_a_sound_machine_has_nothing_wrong():
@@ -82,3 +84,18 @@ def test_a_folder_without_a_checkpoint_is_a_note(tmp_path):
     fact = facts_of(tmp_path)["file", "checkpoint"]
 
     assert fact.state == "note" and "folder" in fact.advice
+
+
+def test_a_member_is_looked_at_in_its_archive(tmp_path, capsys):
+    path = str(tmp_path / "m.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m.safetensors", smallest_file("safetensors"))
+
+    facts = facts_of(path, "m.safetensors")
+
+    assert facts["file", "format"].value == "safetensors" and facts["file", "tensors"].value == 1
+    assert main(["doctor", path, "--member", "m.safetensors"]) == 0
+    assert main(["doctor", path, "--member", "no"]) == 3
+    assert main(["doctor", str(tmp_path), "--member", "m.safetensors"]) == 3
+    assert main(["doctor", "--member", "m.safetensors"]) == 2
+    assert capsys.readouterr().err.endswith("fastload: --member goes with PATH; see fastload doctor --help\n")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from fastload._native import allocate, begin_sync, filesystem_type, rename_exclusively
-from fastload.errors import SaveError
+from fastload.errors import Advice, SaveError, advised
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,6 +42,12 @@ FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOE
 # What says that the system, or the file system, lacks an operation.
 NOT_THERE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
 NOT_COPIED = NOT_THERE | {errno.EXDEV, errno.EBADF, errno.ETXTBSY}  # two file systems, or a file that is odd
+
+
+def already_there(path: str) -> FileExistsError:
+    """The error that a file is in the way, which nobody has allowed to replace."""
+    give = Advice(": give {} to replace it", "overwrite", True)
+    return advised(FileExistsError(errno.EEXIST, f"is there already{give}", path), give)
 
 
 @contextmanager
@@ -78,7 +84,7 @@ def publish(
     folder, name = os.path.split(target)
     status = _status(target)
     if status is not None and not overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give overwrite=True to replace it", path)
+        raise already_there(path)
     if status is not None and not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
         raise SaveError(f"is {what}, and no file that could be replaced", path=path, errno=errno.EISDIR)
@@ -338,11 +344,10 @@ def _move_to_free_name(temporary: str, target: str) -> None:
 
 
 def _refuse_move(error: OSError, path: str) -> NoReturn:
-    hint = (
-        ": a file system that cannot rename without clobbering; use overwrite=True" if error.errno in NOT_THERE else ""
-    )
+    use = Advice("; use {}", "overwrite", True)
+    hint = f": a file system that cannot rename without clobbering{use}" if error.errno in NOT_THERE else ""
     message = f"could not be given its name ({error.strerror}){hint}; the temporary file is removed"
-    raise SaveError(message, path=path, errno=error.errno) from None
+    raise advised(SaveError(message, path=path, errno=error.errno), *([use] if hint else [])) from None
 
 
 def sync_folder(folder: str, path: str) -> None:

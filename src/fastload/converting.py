@@ -17,7 +17,7 @@ from fastload import opening
 from fastload.atomic import publish, staging, sync_folder
 from fastload.checkpoint import Checkpoint
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, PlanError, SaveError, located
+from fastload.errors import Advice, FastloadError, PlanError, SaveError, advised, located
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing, texts_of
 from fastload.outgoing import of_checkpoint
 from fastload.saving import Draft, SaveReport, checked_metadata, draft, kept_metadata, own_metadata, writer_of
@@ -344,18 +344,21 @@ class SplitDraft(NamedTuple):
         if not found:
             return
         if not overwrite:
-            message = f"holds {_listed(found)} already: give overwrite=True to replace them all, or another folder"
-            raise FileExistsError(errno.EEXIST, message, self.path)
+            give = Advice("{} to replace them all, or ", "overwrite", True)
+            message = f"holds {_listed(found)} already: give {give}another folder"
+            raise advised(FileExistsError(errno.EEXIST, message, self.path), give)
         same = self.shards.keys() & found
         if self.source is not None and same:
             own = [self.path, *(os.path.join(self.path, name) for name in found)]
             if os.path.realpath(self.source) in map(os.path.realpath, own):
-                raise SaveError(
+                other = Advice(", or another {}", "max_shard_bytes")
+                error = SaveError(
                     f"holds {min(same)!r}, which is to be split, and would get another in its place: a crash amid that"
-                    " would leave neither; give another folder, or another max_shard_bytes",
+                    f" would leave neither; give another folder{other}",
                     path=self.path,
                     errno=errno.EEXIST,
                 )
+                raise advised(error, other)
 
     def _index(self) -> bytes:
         import json
@@ -416,7 +419,8 @@ def _chosen(opened: Sequence[Checkpoint], titles: Sequence[str], prefer: Prefer 
     if twice and prefer is None:
         shown = "; ".join(f"{name!r} is in {titles[a]} and in {titles[b]}" for name, a, b in twice[:SHOWN_NAMES])
         more = f"; and {len(twice) - SHOWN_NAMES:,} more" if len(twice) > SHOWN_NAMES else ""
-        raise PlanError(f"merge: {shown}{more}. Rename one, leave one out, or say which counts with prefer=")
+        say = Advice(", or say which counts with {}", "prefer")
+        raise advised(PlanError(f"merge: {shown}{more}. Rename one, leave one out{say}"), say)
     return chosen
 
 

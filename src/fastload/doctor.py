@@ -65,8 +65,8 @@ class Fact(NamedTuple):
     advice: str | None = None
 
 
-def examine(path: str | None = None) -> list[Fact]:
-    """All that there is to say, of a file or folder too if one is given.
+def examine(path: str | None = None, member: str | None = None) -> list[Fact]:
+    """All that there is to say, of a file or folder too if one is given, or of a *member* of that file.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def examine(path: str | None = None) -> list[Fact]:
     """
     facts = [*_core(), *_machine(), *_packages()]
     if path is not None:
-        facts += [*_file_system(path), *_file(path)]
+        facts += [*_file_system(path), *_file(path, member)]
     return facts
 
 
@@ -155,11 +155,11 @@ def _file_system(path: str) -> Iterator[Fact]:
         yield Fact("file system", "free room", status.f_bavail * status.f_frsize)
 
 
-def _file(path: str) -> Iterator[Fact]:
+def _file(path: str, member: str | None) -> Iterator[Fact]:
     try:
-        opened = opening.open(path)
+        opened = opening.open(path, member=member)
     except FastloadError as error:
-        if not os.path.isdir(path):
+        if not os.path.isdir(path) or member is not None:
             raise
         yield Fact("file", "checkpoint", None, "note", error.message)
         return

@@ -7,9 +7,10 @@ A message says what is wrong, where, and what to do next. The parsers know only 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = [
+    "Advice",
     "ConfigError",
     "ConfigProblem",
     "FastloadError",
@@ -23,6 +24,7 @@ __all__ = [
     "TruncatedError",
     "UnknownFormatError",
     "UnsupportedError",
+    "advised",
     "located",
     "near_hint",
     "printable",
@@ -40,6 +42,28 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+class Advice(NamedTuple):
+    """A piece of a message that names an argument of Python: told apart, since a command line has flags instead.
+
+    Attributes
+    ----------
+    text : str
+        The piece, with ``{}`` where the argument stands. The message makes sense without it, too.
+    parameter : str
+        The argument's name.
+    value : object
+        What to give; None where that is for the reader to say.
+    """
+
+    text: str
+    parameter: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else repr(self.value)
+        return self.text.format(f"{self.parameter}={value}")
+
+
 class FastloadError(Exception):
     """Base of every error of fastload.
 
@@ -53,7 +77,11 @@ class FastloadError(Exception):
         Where the trouble begins, in bytes from the start of the file (of the inflated record, where it was compressed).
     format : str or None
         The format that the file was taken for.
+    advice : tuple of Advice
+        The pieces of the message that name arguments of Python.
     """
+
+    advice: tuple[Advice, ...] = ()
 
     def __init__(
         self, message: str, *, path: str | None = None, offset: int | None = None, format: str | None = None
@@ -179,6 +207,15 @@ def located(error: FastloadError, path: str | None, format: str | None = None) -
     """*error* itself, with the file and the format filled in where they are still unknown."""
     error.path = error.path or path
     error.format = error.format or format
+    return error
+
+
+AnyError = TypeVar("AnyError", bound=Exception)
+
+
+def advised(error: AnyError, *advice: Advice) -> AnyError:
+    """*error* itself, one of Python's own perhaps, knowing which pieces of its message are advice."""
+    vars(error)["advice"] = advice
     return error
 
 

@@ -20,7 +20,7 @@ from fastload.casting import FLOATS, cast
 from fastload.checkpoint import Checkpoint, tensors_of
 from fastload.dtypes import CODES, DTYPES, numpy_dtype
 from fastload.entry import TensorEntry
-from fastload.errors import FastloadError, LimitError, PlanError, located
+from fastload.errors import Advice, FastloadError, LimitError, PlanError, advised, located
 from fastload.extents import is_c_order
 from fastload.moving import HUGE_PAGE, MOVES, Errand, Move, Run, move, move_layout
 from fastload.opening import open as open_checkpoint
@@ -328,11 +328,9 @@ def _block(size: int, path: str | None) -> np.ndarray:
     # Asking takes as long as a small file does, and what is missing of so little is missing anyway.
     free = free_memory() if size >= MIN_CHECKED_BYTES else size
     if size > free:
-        raise LimitError(
-            f"its tensors take {size:,} bytes in memory, and {free:,} are free: load some of them (include=), or"
-            " open it and take views",
-            path=path,
-        )
+        which = Advice(" ({})", "include")
+        message = f"its tensors take {size:,} bytes in memory, and {free:,} are free: load some of them{which}, or"
+        raise advised(LimitError(f"{message} open it and take views", path=path), which)
     # From numpy, which asks for huge pages where the system has them for the asking, and gives memory back at once.
     alignment = HUGE_PAGE if size >= MIN_HUGE_BYTES else ALIGNMENT
     memory = np.empty(size + alignment, np.uint8)

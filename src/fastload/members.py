@@ -15,9 +15,10 @@ from fastload.errors import (
     MemberNotFoundError,
     TruncatedError,
     UnsupportedError,
+    advised,
     near_hint,
 )
-from fastload.options import Options
+from fastload.options import INFLATE_MORE, Options
 from fastload.source import Source, free_memory
 
 __all__ = ["Archive", "find_embedded", "is_zip", "read_records"]
@@ -147,10 +148,8 @@ class Archive:
         else:
             limit, whose = options.max_inflated, "max_inflated"
         if size > limit:
-            raise LimitError(
-                f"member {name!r} is compressed and inflates to {size:,} bytes, more than the {limit:,} that are"
-                f" {whose}: pass a larger max_inflated= to open, or unpack it first"
-            )
+            message = f"member {name!r} is compressed and inflates to {size:,} bytes, more than the {limit:,} that are"
+            raise advised(LimitError(f"{message} {whose}: {INFLATE_MORE}unpack it first"), INFLATE_MORE)
         return archive.unpacked(archive.read_record(records, number))
 
     def not_found(self, name: str) -> MemberNotFoundError:

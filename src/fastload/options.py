@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["CheckpointSource", "Io", "Kind", "Options"]
+from fastload.errors import Advice
+
+__all__ = ["INFLATE_MORE", "CheckpointSource", "Io", "Kind", "Options"]
 
 Io = Literal["auto", "mmap", "read"]
 Kind = Literal["file", "folder", "member", "inflated", "embedded", "resource", "buffer"]
+
+INFLATE_MORE = Advice("pass a larger {} to open, or ", "max_inflated")  # before another way out
 
 
 class CheckpointSource(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastload import atomic
-from fastload.errors import FastloadError, FormatError, UnsupportedError, located
+from fastload.errors import Advice, FastloadError, FormatError, UnsupportedError, advised, located
 from fastload.formats.zip_writer import ZipWriter
 from fastload.source import Source
 
@@ -101,9 +101,8 @@ def pack(
             f"has a {MAIN} already, which would be lost to {main!r}: leave one of them out", path=root
         )
     if main is None and MAIN not in names and (python is not None or target.endswith(".pyz")):
-        raise UnsupportedError(
-            f'has no {MAIN}, so that there is nothing to run: say main="package:function"', path=root
-        )
+        say = Advice(": say {}", "main", "package:function")
+        raise advised(UnsupportedError(f"has no {MAIN}, so that there is nothing to run{say}", path=root), say)
     if main is not None:
         module, _, function = main.partition(":")
         found.append((MAIN, f"import {module}\n\n{module}.{function}()\n".encode()))

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from fastload.atomic import publish
 from fastload.checkpoint import Checkpoint
-from fastload.errors import FastloadError, SaveError, UnsupportedError, located
+from fastload.errors import Advice, FastloadError, SaveError, UnsupportedError, advised, located
 from fastload.formats import burnpack, npy, npz, safetensors
 from fastload.formats.torch import write as torch_write
 from fastload.formats.writing import MODULE_VERSIONS, Outgoing
@@ -234,7 +234,7 @@ def draft(
     try:
         losses = (*lost, *writer.module.check_writable(tensors, metadata))
         if losses and not lossy:
-            raise SaveError(_refusal(writer, losses), lost=losses)
+            raise _refusal(writer, losses)
     except FastloadError as error:
         raise located(error, path, writer.name) from None
     return Draft(path, writer, tensors, metadata, losses)
@@ -259,7 +259,8 @@ def writer_of(path: str, format: str | None = None) -> Writer:
         suffix = os.path.splitext(path)[1].lower()
         found = [row for row in WRITERS if suffix in row.suffixes]
         if not found:
-            raise UnsupportedError(f"the suffix {suffix!r} tells no format: give format=, one of {known}", path=path)
+            give = Advice(f": give {{}}, one of {known}", "format")
+            raise advised(UnsupportedError(f"the suffix {suffix!r} tells no format{give}", path=path), give)
     return found[0]
 
 
@@ -285,13 +286,15 @@ def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return dict(metadata)
 
 
-def _refusal(writer: Writer, lost: Sequence[str]) -> str:
+def _refusal(writer: Writer, lost: tuple[str, ...]) -> SaveError:
     listed = "; ".join(lost[:MAX_LISTED])
     more = f"; and {len(lost) - MAX_LISTED:,} more" if len(lost) > MAX_LISTED else ""
-    return (
-        f"{writer.name} cannot keep everything: {listed}{more}. Nothing was written; lossy=True saves without it, and"
-        " metadata={} leaves a checkpoint's own metadata out"
+    advice = (
+        Advice("; {} saves without it", "lossy", True),
+        Advice(", and {} leaves a checkpoint's own metadata out", "metadata", {}),
     )
+    message = f"{writer.name} cannot keep everything: {listed}{more}. Nothing was written{''.join(map(str, advice))}"
+    return advised(SaveError(message, lost=lost), *advice)
 
 
 def least_size(tensors: Sequence[Outgoing], writer: Writer) -> int:

@@ -6,6 +6,7 @@ import mmap
 import os
 import pathlib
 import xml.etree.ElementTree as ElementTree
+import zipfile
 
 import numpy as np
 import pytest
@@ -43,11 +44,37 @@ def test_json_says_what_was_read_and_on_what(measured):
     assert report["schema"] == "fastload.bench/1"
     assert report.keys() - {"schema"} == Report.__annotations__.keys()
     assert report["source"] == {
-        "path": path, "format": "safetensors", "files": 1, "tensors": 2, "nbytes": 40,
+        "path": path, "member": None, "format": "safetensors", "files": 1, "tensors": 2, "nbytes": 40,
         "file_nbytes": os.path.getsize(path),
     }  # fmt: skip
     assert report["settings"] == {"repeat": 2, "threads": None, "cold": False, "dtype": "bfloat16"}
     assert report["machine"]["cores"] >= 1 and report["machine"]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(("flags", "refused"), [([], []), (["--against", "safetensors"], ["safetensors"])])
+def test_a_member_is_read_by_fastload_alone(flags, refused, tmp_path, capsys):
+    path = str(tmp_path / "m.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights/m.safetensors", smallest_file("safetensors"))
+
+    status = main(["bench", path, "--member", "weights/m.safetensors", *QUICK, *flags, "--json"])
+
+    report = json.loads(capsys.readouterr().out)
+    assert status == 0 and report["source"]["member"] == "weights/m.safetensors"
+    assert report["source"]["format"] == "safetensors" and report["source"]["tensors"] == 1
+    assert {row["reader"] for row in report["results"]} == {"fastload"}
+    assert {row["question"] for row in report["results"]} == set(QUESTIONS)
+    assert [row["reader"] for row in report["refused"]] == refused
+
+
+def test_a_member_is_told_with_its_archive(tmp_path, capsys):
+    path = str(tmp_path / "m.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m.safetensors", smallest_file("safetensors"))
+
+    assert main(["bench", path, "--member", "m.safetensors", "--against", "none", *QUICK]) == 0
+
+    assert capsys.readouterr().out.startswith(f"m.safetensors in {path}: safetensors, 1 tensor, 8 B\n")
 
 
 def test_each_question_is_answered_by_each_reader(measured):

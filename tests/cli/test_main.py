@@ -1,17 +1,14 @@
 """The command line as a whole: exit statuses, one line on standard error, closed pipes, and what it imports."""
 
-import ast
 import os
-import pathlib
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
 import fastload
 from builders import safetensors_file, smallest_file
-from fastload import cli, opening
+from fastload import opening
 from fastload.cli import VERBS, main
 
 COMMAND = [sys.executable, "-X", "dev", "-m", "fastload"]
@@ -207,29 +204,6 @@ def test_a_package_that_is_missing_is_status_2_and_named(small, tmp_path, monkey
     assert capsys.readouterr().err.endswith(
         "checksums by blake3 need a package that is not installed: pip install blake3\n"
     )
-
-
-def test_what_is_said_as_a_flag_is_what_the_library_says():
-    sources = "".join(
-        "".join(node.value for node in ast.walk(ast.parse(path.read_text())) if _is_text(node))
-        for path in pathlib.Path(fastload.__file__).parent.rglob("*.py")
-        if path.parent.name != "cli"
-    )
-
-    assert [said for said, _ in cli.AS_FLAGS if said not in sources] == []
-
-
-def _is_text(node):
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def test_a_wheel_says_the_flag_for_what_is_in_it(tmp_path, capsys):
-    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
-        archive.writestr("weights/m.safetensors", smallest_file("safetensors"))
-
-    assert main(["ls", f"{tmp_path}/m.zip"]) == 3
-
-    assert capsys.readouterr().err.endswith("open it with --member 'weights/m.safetensors'\n")
 
 
 UNBUFFERED = [{}, {"PYTHONUNBUFFERED": "1"}]

@@ -1,5 +1,7 @@
 """`fastload merge`: several checkpoints in, one file out."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,15 @@ def test_a_dry_run_writes_nothing(sources, tmp_path, capsys):
 
 def test_a_destination_must_be_said(sources, capsys):
     assert main(["merge", *sources]) == 2
+
+
+def test_a_member_is_of_each_source(sources, tmp_path):
+    archives = [f"{source}.zip" for source in sources]
+    for archive, source in zip(archives, sources, strict=True):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.write(source, "weights")
+    out = f"{tmp_path}/m.safetensors"
+
+    assert main(["merge", *archives, "-o", out, "--member", "weights", "--prefer", "first"]) == 0
+
+    assert sorted(fastload.open(out)) == ["a", "b", "w"] and fastload.open(out)["w"] == 0

@@ -289,16 +289,6 @@ cdef class Index:
             names.append(text_of(self, row))
         return names
 
-    def names_through(self, rows not None, function):
-        """What a function makes of the names of some *rows*; each is let go before the next is made."""
-        cdef size_t row
-        cdef list names = []
-        for row in rows:
-            if row >= self.names.count:
-                raise IndexError(row)
-            names.append(function(text_of(self, row)))
-        return names
-
     def dtype_code(self, size_t row):
         """The row of the dtype table that a tensor has."""
         if row >= self.names.count:

@@ -49,12 +49,15 @@ class Job:
         That floats are cast to, where a cast is asked for.
     threads : int or None
         That may be used; None leaves it to the reader.
+    member : str or None
+        What to read of the file; fastload alone can.
     """
 
     source: str
     paths: Sequence[str]
     dtype: str
     threads: int | None
+    member: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,23 +154,27 @@ def _then_touch(read: Callable[[Job], Any]) -> Callable[[Job], Any]:
 
 def _fastload_warm_up(job: Job) -> None:
     fastload.load(TINY, dtype=job.dtype, threads=job.threads)
-    fastload.open(job.source).close()
+    _fastload_open(job).close()
+
+
+def _fastload_open(job: Job) -> fastload.Checkpoint:
+    return fastload.open(job.source, member=job.member)
 
 
 def _fastload_list(job: Job) -> Any:
-    return [(entry.name, entry.shape, entry.dtype) for entry in fastload.open(job.source).entries()]
+    return [(entry.name, entry.shape, entry.dtype) for entry in _fastload_open(job).entries()]
 
 
 def _fastload_views(job: Job) -> Any:
-    return dict(fastload.open(job.source))
+    return dict(_fastload_open(job))
 
 
 def _fastload_load(job: Job) -> Any:
-    return fastload.load(job.source, threads=job.threads)
+    return fastload.load(job.source, threads=job.threads, member=job.member)
 
 
 def _fastload_cast(job: Job) -> Any:
-    return fastload.load(job.source, dtype=job.dtype, threads=job.threads)
+    return fastload.load(job.source, dtype=job.dtype, threads=job.threads, member=job.member)
 
 
 # safetensors
@@ -403,12 +410,12 @@ FASTLOAD = Reader(
     "fastload-ckpt",
     ("fastload",),
     (),
-    "maps and checks everything; views copy nothing; load() fills one piece of memory on huge pages with a few threads,"
-    " and casts on the way",
+    "reads or maps, and checks everything; views copy nothing; load() fills one piece of memory, from 4 MiB on by a few"
+    " threads and on huge pages, and casts on the way",
     False,
     "nothing",
     {
-        "open": lambda job: fastload.open(job.source),
+        "open": _fastload_open,
         "list": _fastload_list,
         "views": _fastload_views,
         "touch": _then_touch(_fastload_views),

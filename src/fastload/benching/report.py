@@ -26,6 +26,7 @@ class SourceRead(TypedDict):
     """What was read."""
 
     path: str
+    member: str | None
     format: str
     files: int
     tensors: int

@@ -45,8 +45,8 @@ class Task(NamedTuple):
     reader: str
 
 
-def look_at(path: str) -> Subject:
-    """Open a checkpoint and see what it is.
+def look_at(path: str, member: str | None = None) -> Subject:
+    """Open a checkpoint, or a member of an archive, and see what it is.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def look_at(path: str) -> Subject:
     UnsupportedError
         It holds nothing that could be measured.
     """
-    with opening.open(path) as opened:
+    with opening.open(path, member=member) as opened:
         tensors = tensors_of(opened)
         sources = {tensors.source_of(row) for row in range(len(opened))}
         entries = opened.entries()
@@ -67,6 +67,7 @@ def look_at(path: str) -> Subject:
         raise UnsupportedError("holds no bytes of tensors: there is nothing to measure", path=path)
     source: SourceRead = {
         "path": path,
+        "member": member,
         "format": format,
         "files": len(paths),
         "tensors": len(entries),
@@ -76,7 +77,7 @@ def look_at(path: str) -> Subject:
     return Subject(source, paths, frozenset(entry.dtype for entry in entries))
 
 
-def choose(names: Sequence[str] | None, format: str) -> tuple[list[Reader], list[Refusal]]:
+def choose(names: Sequence[str] | None, format: str, member: str | None = None) -> tuple[list[Reader], list[Refusal]]:
     """The readers to measure beside fastload, and those that were asked for in vain.
 
     Parameters
@@ -84,14 +85,19 @@ def choose(names: Sequence[str] | None, format: str) -> tuple[list[Reader], list
     names : sequence of str or None
         Of `PEERS`; None takes all that are installed and made for the format.
     format : str
+    member : str, optional
+        What is read of a file, which no peer can.
     """
     if names is None:
-        return [reader for reader in PEERS.values() if reader.reads(format) and reader.version], []
+        known = PEERS.values() if member is None else []
+        return [reader for reader in known if reader.reads(format) and reader.version], []
     chosen, refused = [], []
     for name in dict.fromkeys(names):
         reader = PEERS[name]
         if not reader.version:
             refused.append(_refusal(reader, f"is not installed: pip install {reader.distribution}"))
+        elif member is not None:
+            refused.append(_refusal(reader, "reads whole files, and this is a member of one"))
         elif not reader.reads(format):
             refused.append(_refusal(reader, f"reads {', '.join(reader.formats)}, and this is {format}"))
         else:
@@ -173,6 +179,7 @@ class _Bench:
         self._trouble: str | None = None
         self._request = {
             "source": subject.source["path"],
+            "member": subject.source["member"],
             "paths": subject.paths,
             "dtype": dtype or "float32",
             "threads": threads,

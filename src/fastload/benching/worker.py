@@ -29,7 +29,7 @@ MORE_CALLS = 9
 def _read(request: dict[str, Any]) -> dict[str, Any]:
     """One measurement of a reader."""
     reader = next(reader for reader in READERS if reader.name == request["reader"])
-    job = Job(request["source"], request["paths"], request["dtype"], request["threads"])
+    job = Job(request["source"], request["paths"], request["dtype"], request["threads"], request["member"])
     reader.warm_up(job)
     gc.collect()
     if request["cold"]:

@@ -38,16 +38,6 @@ SHELLS = ("bash", "zsh", "tcsh")
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 REFUSALS = (FileExistsError, NotInstalledError, PlanError, TensorNotFoundError)  # that another command would mend
 IN_THE_WAY = (errno.EEXIST, errno.EISDIR)  # of what cannot be saved
-AS_FLAGS = (  # what messages advise to programs, as it is said at a terminal
-    ("give overwrite=True", "give --overwrite"),
-    ("use overwrite=True", "use --overwrite"),
-    ("lossy=True saves without it, and metadata={} leaves a checkpoint's own metadata out", "--lossy saves without it"),
-    ("another max_shard_bytes", "another --max-shard-size"),
-    ("say which counts with prefer=", "say which counts with --prefer"),
-    ("name the checkpoint in it, as member=", "name the checkpoint in it with --member"),
-    ("open it with member=", "open it with --member "),
-    ("pass a larger max_inflated= to open, or unpack it first", "unpack it first"),
-)
 
 ABOUT = """\
 Look into model checkpoints, and write them in other formats, without running anything in
@@ -58,7 +48,10 @@ EXAMPLE = "fastload ls --collapse model.safetensors"
 
 
 class Verb(Protocol):
-    """What the module of a verb offers. Its parser names the file that is read `path`, if that is one."""
+    """What the module of a verb offers. Its parser names the file that is read `path`, if that is one.
+
+    The arguments that it runs with have its `parser`, to refuse what does not go together.
+    """
 
     ABOUT: str  # for its help, with the exit statuses
     EXAMPLE: str
@@ -100,21 +93,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter gets its number
+    arguments = argparse.Namespace(parser=None, path=None)  # as far as they are known
     try:
-        status = _run(argv)
+        status = _run(argv, arguments)
         print(end="", flush=True)  # while an error can still be told
     except BrokenPipeError:
         status = CLOSED_PIPE
     except KeyboardInterrupt:
         status = INTERRUPTED
     except (FastloadError, OSError) as error:
-        _say(f"fastload: {_line(error)}")
+        if isinstance(error, FastloadError):
+            located(error, arguments.path)
+        _tell(error, arguments.parser)
         status = USAGE if _is_refusal(error) else BAD_FILE
     _let_go_of_output()
     return status
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
+    """Do what the arguments say, which come into the namespace."""
     given = sys.argv[1:] if argv is None else argv
     # What comes before a verb are flags that take no value, but for one that ends here. Without a verb, there is
     # nothing to run.
@@ -122,19 +119,13 @@ def _run(argv: Sequence[str] | None) -> int:
     verb = cast(Verb, import_module(f"{__name__}.{name}")) if name in VERBS else None
     parser = _parser({name: verb} if name is not None and verb is not None else {})
     try:
-        arguments = parser.parse_args(given)
-    except SystemExit as exit:  # of argparse: help was printed, or usage was wrong
-        return int(exit.code or 0)
-    if verb is None:
-        parser.print_help(sys.stderr)
-        return USAGE
-    try:
+        parser.parse_args(given, arguments)
+        if verb is None:
+            parser.print_help(sys.stderr)
+            return USAGE
         return verb.run(arguments)
-    except SystemExit as exit:  # of arguments that do not go together, as only the verb can tell
+    except SystemExit as exit:  # of argparse: help was printed, or usage was wrong, as the verb, too, may find
         return int(exit.code or 0)
-    except FastloadError as error:
-        located(error, getattr(arguments, "path", None))
-        raise
 
 
 class _Parser(argparse.ArgumentParser):
@@ -170,7 +161,9 @@ def _parser(known: Mapping[str, Verb]) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         verb = known.get(name)
         if verb is not None:
-            verb.add_arguments(verbs.add_parser(name, help=summary, **_help(verb.ABOUT, verb.EXAMPLE)))
+            own = verbs.add_parser(name, help=summary, **_help(verb.ABOUT, verb.EXAMPLE))
+            verb.add_arguments(own)
+            own.set_defaults(parser=own)
         else:
             verbs.add_parser(name, help=summary)
     return parser
@@ -192,22 +185,13 @@ def _is_refusal(error: FastloadError | OSError) -> bool:
     return isinstance(error, REFUSALS)
 
 
-def _line(error: FastloadError | OSError) -> str:
-    """What went wrong, on one line."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, FastloadError):
-        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        text = f"{place}{error.strerror}"
-    for said, as_flag in AS_FLAGS:
-        text = text.replace(said, as_flag)
-    return printable(text)
+def _tell(error: FastloadError | OSError, parser: argparse.ArgumentParser | None) -> None:
+    """Print an error to standard error, if anybody listens."""
+    from fastload.cli.error_line import error_line  # most commands need it not
 
-
-def _say(line: str) -> None:
-    """Print to standard error, if anybody listens."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+            print(f"fastload: {error_line(error, parser)}", file=sys.stderr, flush=True)
 
 
 def _let_go_of_output() -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastload.atomic import publish
+from fastload.atomic import already_there, publish
 from fastload.benching.readers import FASTLOAD, PEERS, QUESTIONS
 from fastload.cli import flags
 from fastload.cli.document import document
@@ -19,12 +19,13 @@ from fastload.errors import printable
 
 if TYPE_CHECKING:
     from fastload.benching.chart import Bar
-    from fastload.benching.report import Found, LimitFound, Report, Spread
+    from fastload.benching.report import Found, LimitFound, Report, SourceRead, Spread
 
 ABOUT = f"""\
 Measure how fast a checkpoint is read on this machine, beside the libraries that are installed
 and what the machine can do at best. Each measurement has a process of its own; all have their
 turn in each round. Shown are medians, and the lowest and highest. Nothing in the file is run.
+A --member is read by fastload alone: peers read whole files.
 Peers: {", ".join(PEERS)}.
 Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
 file."""
@@ -62,7 +63,7 @@ LIMIT_OF = {  # what a reader that answers the question in the best way would co
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bench`."""
-    parser.add_argument("path", metavar="SOURCE", help=flags.ANY_CHECKPOINT)
+    flags.add_source(parser)
     parser.add_argument(
         "--against",
         metavar="PEERS",
@@ -90,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     for path in (None if arguments.json == STANDARD_OUTPUT else arguments.json, arguments.plot):
         _check_target(path, arguments.overwrite)  # before the minutes that measuring takes
-    subject = look_at(arguments.path)
-    peers, refused = choose(arguments.against, subject.source["format"])
+    subject = look_at(arguments.path, arguments.member)
+    peers, refused = choose(arguments.against, subject.source["format"], arguments.member)
     with progress("measuring", counts="measurements") as watch:
         report = measure(
             subject,
@@ -149,7 +150,7 @@ def _check_target(path: str | None, overwrite: bool) -> None:
     if path is not None and not os.path.isdir(os.path.dirname(path) or os.curdir):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", path)
     if path is not None and os.path.exists(path) and not overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
+        raise already_there(path)
 
 
 def _write(path: str, text: str, overwrite: bool) -> None:
@@ -161,7 +162,7 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
     """The report as people read it."""
     source, machine, settings = report["source"], report["machine"], report["settings"]
     files = f" in {counted(source['files'], 'file')}" if source["files"] != 1 else ""
-    head = f"{printable(source['path'])}: {source['format']}, {counted(source['tensors'], 'tensor')}"
+    head = f"{printable(_name(source))}: {source['format']}, {counted(source['tensors'], 'tensor')}"
     yield from prose(f"{head}, {human_size(source['nbytes'])}{files}", paint, "bold")
     memory = f", {human_size(machine['memory'])} of memory" if machine["memory"] else ""
     yield from prose(f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}", paint)
@@ -188,6 +189,11 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
         )
     for note in report["notes"]:
         yield from _paragraph("note", f": {printable(note)}", paint)
+
+
+def _name(source: SourceRead) -> str:
+    """What was read, as a person calls it."""
+    return source["path"] if source["member"] is None else f"{source['member']} in {source['path']}"
 
 
 def _paragraph(head: str, text: str, paint: Paint) -> Iterator[str]:
@@ -261,7 +267,7 @@ def _drawn(report: Report) -> str:
                     if row["name"] == limit
                 ]
                 groups.append(Bars(heading, bars))
-    title = f"{os.path.basename(source['path'].rstrip(os.sep))}: {human_size(source['nbytes'])}"
+    title = f"{os.path.basename((source['member'] or source['path']).rstrip(os.sep))}: {human_size(source['nbytes'])}"
     subtitle = f"{counted(source['tensors'], 'tensor')}, {source['format']}; {machine['cpu']}, {machine['system']}"
     return bar_chart(title, subtitle, groups)
 

@@ -31,12 +31,15 @@ INDENT = "  "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `doctor`."""
     parser.add_argument("path", metavar="PATH", nargs="?", help="a checkpoint, or any folder")
+    flags.add_member(parser)
     flags.add_json(parser, SCHEMA)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look at everything."""
-    facts = examine(arguments.path)
+    if arguments.member is not None and arguments.path is None:
+        arguments.parser.error("--member goes with PATH")
+    facts = examine(arguments.path, arguments.member)
     wrong = [fact for fact in facts if fact.state == "wrong"]
     if arguments.json:
         fields = {"path": arguments.path, "ok": not wrong}

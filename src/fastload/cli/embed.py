@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", action="store_true", help="with --c: compile it, too, beside the source")
     flags.add_overwrite(parser)
     flags.add_json(parser, SCHEMA)
-    parser.set_defaults(usage=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,15 +73,15 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse flags that do not go together."""
     c_flags, into_flags = (arguments.output, arguments.build, arguments.overwrite), (arguments.name, arguments.remove)
     if arguments.c and any(into_flags):
-        arguments.usage("--name and --remove go with --into")
+        arguments.parser.error("--name and --remove go with --into")
     if arguments.into is not None and any(c_flags):
-        arguments.usage("-o, --build and --overwrite go with --c")
+        arguments.parser.error("-o, --build and --overwrite go with --c")
     if arguments.remove == (arguments.path is not None):
-        arguments.usage("--remove takes no MODEL" if arguments.remove else "MODEL is missing")
+        arguments.parser.error("--remove takes no MODEL" if arguments.remove else "MODEL is missing")
     try:
         if arguments.c:
             module_name(arguments.output or SOURCE)
         else:
             check_name(arguments.name or NAME)
     except ValueError as error:
-        arguments.usage(str(error))
+        arguments.parser.error(str(error))

@@ -15,6 +15,7 @@ __all__ = [
     "ANY_CHECKPOINT",
     "add_comparison",
     "add_json",
+    "add_member",
     "add_output",
     "add_overwrite",
     "add_sort",
@@ -32,11 +33,16 @@ ANY_CHECKPOINT = "a checkpoint: a file, a folder, an index of shards"
 def add_source(parser: argparse.ArgumentParser, *, plan: bool = False, metavar: str = "SOURCE") -> None:
     """Declare the checkpoint that is read, and the flags that say what of it is seen."""
     parser.add_argument("path", metavar=metavar, help=ANY_CHECKPOINT)
+    add_member(parser)
+    if plan:
+        plan_flags.add_arguments(parser)
+
+
+def add_member(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag for what lies in the file that is read."""
     parser.add_argument(
         "--member", metavar="NAME", help="what to open of an archive or executable: a file or folder in it"
     )
-    if plan:
-        plan_flags.add_arguments(parser)
 
 
 def open_source(arguments: argparse.Namespace) -> Checkpoint:
@@ -85,9 +91,11 @@ def check_target(path: str, overwrite: bool, opened: Checkpoint, given: str) -> 
     os.stat(os.path.dirname(path) or ".")
     if not os.path.exists(path):
         return
-    if not overwrite:
-        raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", path)
+    from fastload.atomic import already_there
     from fastload.sums import files_of
+
+    if not overwrite:
+        raise already_there(path)
 
     for source in (given, *files_of(opened).values()):
         if os.path.exists(source) and os.path.samefile(path, source):

@@ -9,8 +9,8 @@ from fastload.converting import draft_merge
 
 ABOUT = """\
 Write the tensors of several checkpoints as one file, in their order. A name that two of
-them have is an error that names both, unless --prefer says which counts. The steps of a
-plan are done to each of them.
+them have is an error that names both, unless --prefer says which counts. --member is of
+each of them, and the steps of a plan are done to each.
 Exit status: 0 fine, 2 wrong usage, or what is written is there already, 3 bad or unreadable
 file, or one that cannot be written."""
 EXAMPLE = "fastload merge encoder.pt decoder.pt -o model.safetensors"
@@ -21,6 +21,7 @@ SCHEMA = "fastload.merge/1"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `merge`."""
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help=flags.ANY_CHECKPOINT)
+    flags.add_member(parser)
     flags.add_output(parser)
     parser.add_argument("--prefer", choices=["first", "last"], help="which counts of two tensors of one name")
     writing.add_format(parser)
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         prefer=arguments.prefer,
         format=arguments.format,
         lossy=arguments.lossy,
+        member=arguments.member,
         **plan_flags.plan_of(arguments),
     )
     return writing.write(made, "merging", arguments, SCHEMA)

@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", metavar="COMMAND", help="the interpreter to run it with; makes it executable")
     flags.add_overwrite(parser)
     flags.add_json(parser, SCHEMA)
-    parser.set_defaults(usage=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             check_main(arguments.main)
         except ValueError as error:
-            arguments.usage(str(error))
+            arguments.parser.error(str(error))
     _check_main(arguments)
     options = {"main": arguments.main, "python": arguments.python, "overwrite": arguments.overwrite}
     with progress("packing") as report:
@@ -60,6 +59,6 @@ def _check_main(arguments: argparse.Namespace) -> None:
     has_main = os.path.isfile(os.path.join(arguments.path, MAIN))
     is_program = arguments.python is not None or arguments.output.endswith(".pyz")
     if has_main and arguments.main is not None:
-        arguments.usage(f"FOLDER has a {MAIN}, which --main would replace: leave one of them out")
+        arguments.parser.error(f"FOLDER has a {MAIN}, which --main would replace: leave one of them out")
     if is_program and os.path.isdir(arguments.path) and not has_main and arguments.main is None:
-        arguments.usage(f"FOLDER has no {MAIN}, so that there is nothing to run: give --main PKG:FUNC")
+        arguments.parser.error(f"FOLDER has no {MAIN}, so that there is nothing to run: give --main PKG:FUNC")

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where to write; made if it is not there")
     parser.add_argument(
         "--max-shard-size",
+        dest="max_shard_bytes",
         metavar="SIZE",
         type=_size,
         default=MAX_SHARD_BYTES,
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     made = draft_split(
         arguments.path,
         arguments.folder,
-        max_shard_bytes=arguments.max_shard_size,
+        max_shard_bytes=arguments.max_shard_bytes,
         lossy=arguments.lossy,
         member=arguments.member,
         **plan_flags.plan_of(arguments),

@@ -43,13 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_overwrite(parser)
     flags.add_threads(parser)
     flags.add_json(parser, SCHEMA)
-    parser.set_defaults(usage=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a file."""
     if arguments.write_sums is None and (arguments.algorithm is not None or arguments.overwrite):
-        arguments.usage("--algorithm and --overwrite go with --write-sums")
+        arguments.parser.error("--algorithm and --overwrite go with --write-sums")
     try:
         with flags.open_source(arguments) as opened:
             opened.verify()

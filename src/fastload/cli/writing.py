@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from fastload.atomic import already_there
 from fastload.cli import flags, plan_flags
 from fastload.cli.document import document
+from fastload.cli.error_line import error_line
 from fastload.cli.progress import progress
 from fastload.cli.table import NAME_WIDTH, Column, counted, human_size, layout, painter, terminal_width
 from fastload.converting import watched
@@ -41,7 +42,6 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     """Declare the flag that names the format to write."""
     names = [writer.name for writer in WRITERS]
     parser.add_argument("--format", choices=names, help="instead of what the suffix tells")
-    parser.set_defaults(usage=parser.error)
 
 
 def check_format(destination: str, arguments: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def check_format(destination: str, arguments: argparse.Namespace) -> None:
     try:
         writer_of(destination, arguments.format)
     except UnsupportedError as error:
-        arguments.usage(f"{destination}: {error.message.replace('format=', '--format')}")
+        arguments.parser.error(error_line(error, arguments.parser))
 
 
 def write(made: Draft, what: str, arguments: argparse.Namespace, schema: str) -> int:
@@ -57,7 +57,7 @@ def write(made: Draft, what: str, arguments: argparse.Namespace, schema: str) ->
     name, count = made.writer.name, len(made.tensors)
     if arguments.dry_run:
         if os.path.exists(made.path) and not arguments.overwrite:
-            raise FileExistsError(errno.EEXIST, "is there already: give --overwrite to replace it", made.path)
+            raise already_there(made.path)
         nbytes = least_size(made.tensors, made.writer)
         if not arguments.json:
             list_tensors(made.tensors)

@@ -24,7 +24,7 @@ import numpy as np
 from fastload import dtypes
 from fastload._native import KINDS, Graph, Index, Record, Region, append, build, finish, parse, promise_storage
 from fastload.entry import FreeNames, TensorEntry
-from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError, located
+from fastload.errors import FastloadError, FormatError, LimitError, TruncatedError, UnsupportedError, advised, located
 from fastload.folders.dcp_metadata import MAX_COUNT, Chunk, Layout, Place, Stored, read_layout
 from fastload.folders.paths import inside
 from fastload.formats.torch import saved
@@ -463,4 +463,4 @@ class _Folder:
 def _naming(error: FastloadError, what: str, path: str | None) -> FastloadError:
     """*error* with what it concerns at the front of its message."""
     made = type(error)(f"{what}: {error.message}", path=error.path, offset=error.offset, format=error.format)
-    return located(made, path, NAME)
+    return located(advised(made, *error.advice), path, NAME)

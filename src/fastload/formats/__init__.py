@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastload._native import Index
 from fastload.errors import TruncatedError, UnknownFormatError, UnsupportedError
 from fastload.options import Options
 from fastload.source import Source
+
+if TYPE_CHECKING:
+    from fastload.formats.torch.archive import Archive
 
 __all__ = ["CONTAINERS", "FORMATS", "Container", "Format", "Row", "detect", "detect_container", "is_shard_index"]
 
@@ -18,12 +21,9 @@ MAX_SEARCHED_JSON_BYTES = 1 << 20  # for the word by which an index of shards is
 
 
 class Format(Protocol):
-    """What a module of a format offers."""
+    """What a module of a format offers; and where its mark is not enough to tell it by, a `probe` as a container's."""
 
     NAME: str
-
-    def probe(self, source: Source, head: bytes) -> bool:
-        """Whether *source*, which begins with *head*, is of this format."""
 
     def index(self, source: Source, options: Options) -> Index:
         """Describe every tensor without reading its data."""
@@ -47,28 +47,28 @@ class Container(Protocol):
     NAME: str
 
     def probe(self, source: Source, head: bytes) -> bool:
-        """Whether *source*, which begins with *head*, is of this sort."""
+        """Whether *source*, which begins with *head* and has the mark of the table, is of this sort."""
 
     def parts(self, source: Source, options: Options) -> list[Source]:
         """The files in it that hold tensors."""
 
 
 class Row:
-    """A format or container of the table: its module is imported when a file may be of it, for each takes its time.
+    """A format or container of the table: its module is imported when a file has its mark, for each takes its time.
 
     Parameters
     ----------
     module : str
         Below this package.
-    may_be : function
-        Of a file and its first bytes: whether it is worth to ask the module.
+    has_mark : function
+        Of a file and its first bytes. What else there is to ask, the module has in its `probe`.
     """
 
-    __slots__ = ("_loaded", "_may_be", "_module")
+    __slots__ = ("_has_mark", "_loaded", "_module")
 
-    def __init__(self, module: str, may_be: Callable[[Source, bytes], bool]) -> None:
+    def __init__(self, module: str, has_mark: Callable[[Source, bytes], bool]) -> None:
         self._module = module
-        self._may_be = may_be
+        self._has_mark = has_mark
         self._loaded: Any = None  # to ask the import system again takes as long as to read a small header
 
     def load(self) -> Any:
@@ -85,7 +85,10 @@ class Row:
 
     def probe(self, source: Source, head: bytes) -> bool:
         """Whether *source*, which begins with *head*, is of this sort."""
-        return self._may_be(source, head) and self.load().probe(source, head)
+        if not self._has_mark(source, head):
+            return False
+        probe = getattr(self.load(), "probe", None)
+        return probe is None or probe(source, head)
 
 
 def _begins(*marks: bytes) -> Callable[[Source, bytes], bool]:
@@ -93,22 +96,28 @@ def _begins(*marks: bytes) -> Callable[[Source, bytes], bool]:
     return lambda source, head: head.startswith(marks)
 
 
-def _zip_with(*marks: str) -> Callable[[Source, bytes], bool]:
-    """Whether a file is a zip archive that has one of the records *marks*, below the folder of its own."""
+def _zip(*records: str, without: str | None = None) -> Callable[[Source, bytes], bool]:
+    """Whether a file is a zip archive that has one of *records*, if any are said, and not the one *without*.
 
-    def may_be(source: Source, head: bytes) -> bool:
-        if not head.startswith(ZIP):
+    Records are looked for below the folder of the archive's own.
+    """
+
+    def has_mark(source: Source, head: bytes) -> bool:
+        archive = _archive(source, head)
+        if archive is None or (without is not None and archive.find(without) >= 0):
             return False
-        from fastload.formats.torch import archive  # only archives need it
+        return not records or any(archive.find(record) >= 0 for record in records)
 
-        return archive.is_zip(head) and any(archive.open_archive(source).find(mark) >= 0 for mark in marks)
-
-    return may_be
+    return has_mark
 
 
-def _zip_without(mark: str) -> Callable[[Source, bytes], bool]:
-    with_mark = _zip_with(mark)
-    return lambda source, head: head.startswith(ZIP) and not with_mark(source, head)
+def _archive(source: Source, head: bytes) -> Archive | None:
+    """The archive that a file is, if it is one."""
+    if not head.startswith(b"PK"):
+        return None
+    from fastload.formats.torch import archive  # only archives need it
+
+    return archive.open_archive(source) if archive.is_zip(head) else None
 
 
 def _is_tar(source: Source, head: bytes) -> bool:
@@ -119,18 +128,17 @@ def _is_json_behind_8_bytes(source: Source, head: bytes) -> bool:
     return head[8:9] == b"{"
 
 
-ZIP = b"PK"  # `is_zip` knows how it goes on
 PICKLE = (b"\x80", b"L")  # the mark of protocols 2 to 5, and how the others begin with a number
 
-# In the order in which they are asked.
+# In the order in which they are asked. The records of a zip archive's user may have the names of marks further down.
 FORMATS = (
     Row("safetensors", _is_json_behind_8_bytes),
-    Row("torch.pt2", _zip_with("archive_format")),
-    Row("torch.package", _zip_with(".data/extern_modules")),
-    Row("torch.torchscript", _zip_with("constants.pkl")),
-    Row("torch.script_json", _zip_with("model.json")),
-    Row("npz", _zip_without("data.pkl")),
-    Row("torch.zip", _begins(ZIP)),
+    Row("torch.pt2", _zip("archive_format")),
+    Row("torch.package", _zip(".data/extern_modules")),
+    Row("torch.torchscript", _zip("constants.pkl")),
+    Row("torch.script_json", _zip("model.json", without="data.pkl")),
+    Row("npz", _zip(without="data.pkl")),
+    Row("torch.zip", _zip()),
     Row("torch.legacy", _begins(*PICKLE)),
     Row("torch.tar", _is_tar),
     Row("burnpack", _begins(b"NRUB")),
@@ -142,7 +150,7 @@ CONTAINERS = (
     Row("nemo", _is_tar),
     Row(
         "torch.old_pt2",
-        _zip_with(
+        _zip(
             "archive_format",
             "serialized_exported_program.json",
             "serialized_state_dict.pt",
@@ -196,7 +204,7 @@ def detect(source: Source) -> Format:
     foreign.refuse(head, bytes(source.fetch(source.size - tail, tail)))
     if head.lstrip(BLANK).startswith(b"{"):
         raise UnknownFormatError("is JSON, a configuration perhaps, and holds no tensors")
-    if head[8:9] == b"{":
+    if _is_json_behind_8_bytes(source, head):
         claimed: Format = FORMATS[0].load()  # safetensors, whose header claims too many bytes, as it will say
         return claimed
     if len(head) <= 8:

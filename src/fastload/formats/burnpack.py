@@ -67,11 +67,6 @@ _SCALARS = {
 }
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether a file that begins with *head* is of this format."""
-    return head.startswith(MARK)
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe every tensor without reading its data.
 

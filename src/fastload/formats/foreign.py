@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from fastload.errors import FastloadError, FormatError, UnknownFormatError, UnsupportedError
+from fastload.errors import Advice, FastloadError, FormatError, UnknownFormatError, UnsupportedError, advised
 
 __all__ = ["MARKS", "RECORDS", "TAIL_BYTES", "TEXTS", "refuse", "refuse_archive", "unknown"]
 
@@ -112,26 +112,27 @@ TEXTS: tuple[tuple[bytes, type[FastloadError], str], ...] = (
      "looks like MessagePack (Flax, or Burn's NamedMpk recorder): save it anew as safetensors"),
 )  # fmt: skip
 
-# (pattern of a record's name, what): what a zip archive that is no PyTorch file is told by.
+# (pattern of a record's name, what): what a zip archive that is no PyTorch file is told by. Its group is what can be
+# opened in the archive, and {} the argument that names that.
 RECORDS: tuple[tuple[str, str], ...] = (
     (r"model\.weights\.h5", "is a Keras 3 model: unpack it, and use h5py for its model.weights.h5"),
     (r".*\.mlmodel|.*\.mlpackage/.*", "holds a Core ML model: use coremltools"),
     (r"word/document\.xml|xl/workbook\.xml|ppt/presentation\.xml", "is an Office document"),
     (r"META-INF/MANIFEST\.MF", "is a Java archive"),
-    (r"[^/]+\.dist-info/WHEEL", "is a Python wheel: name the checkpoint in it, as member="),
+    (r"[^/]+\.dist-info/WHEEL", "is a Python wheel: name the checkpoint in it, as {}"),
     (r"(?:.*/)?saved_model\.pb", "holds a TensorFlow SavedModel"),
     (r"(?:.*/)?variables\.index", "holds a TensorFlow checkpoint: use tf.train.load_checkpoint"),
     (r".*\.onnx", "holds an ONNX model: use the onnx package"),
     (r"(?:.*/)?\.zarray|(?:.*/)?zarr\.json", "is a zarr archive: use the zarr package"),
     (
         r"(.*\.(?:safetensors|bin)\.index\.json)",
-        "is a zip archive that holds the index of a sharded checkpoint: open it with member={}",
+        "is a zip archive that holds the index of a sharded checkpoint: open it with {}",
     ),
     (
         r"(.+)/[^/]*-[0-9]+-of-[0-9]+\.[a-z]+",
-        "is a zip archive that holds a sharded checkpoint: open it with member={}",
+        "is a zip archive that holds a sharded checkpoint: open it with {}",
     ),
-    (r"(.*\.(?:safetensors|pt|pth|ckpt|bin|bpk))", "is a zip archive that holds a checkpoint: open it with member={}"),
+    (r"(.*\.(?:safetensors|pt|pth|ckpt|bin|bpk))", "is a zip archive that holds a checkpoint: open it with {}"),
 )
 
 
@@ -154,7 +155,15 @@ def refuse_archive(names: list[str]) -> None:
         for name in names:
             match = re.fullmatch(pattern, name)
             if match:
-                raise UnsupportedError(what.format(*(repr(group[:MAX_QUOTED]) for group in match.groups())))
+                raise _refusal(what, match[1] if match.groups() else None)
+
+
+def _refusal(what: str, member: str | None) -> UnsupportedError:
+    if "{}" not in what:
+        return UnsupportedError(what)
+    problem, colon, way_out = what.partition(": ")
+    advice = Advice(colon + way_out, "member", member)
+    return advised(UnsupportedError(f"{problem}{advice}"), advice)
 
 
 def unknown(head: bytes) -> UnknownFormatError:

@@ -9,8 +9,8 @@ Format: RFC 1952.
 
 from __future__ import annotations
 
-from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError
-from fastload.options import Options
+from fastload.errors import FormatError, LimitError, TruncatedError, UnsupportedError, advised
+from fastload.options import INFLATE_MORE, Options
 from fastload.source import Source, free_memory
 
 __all__ = ["NAME", "parts", "probe"]
@@ -83,10 +83,8 @@ def _inflate(source: Source, limit: int, whose: str) -> bytearray:
                 made = stream.decompress(rest, room)
                 inflated += made
                 if len(inflated) > limit:
-                    raise LimitError(
-                        f"is compressed with gzip and inflates to more than {max(limit, 0):,} bytes, which is {whose};"
-                        " pass a larger max_inflated= to open, or unpack it first"
-                    )
+                    message = f"is compressed with gzip and inflates to more than {max(limit, 0):,} bytes, which is"
+                    raise advised(LimitError(f"{message} {whose}; {INFLATE_MORE}unpack it first"), INFLATE_MORE)
                 rest = stream.unconsumed_tail
                 if stream.eof or (not rest and len(made) < room):
                     break

@@ -33,11 +33,6 @@ MAX_DIMENSIONS = 64  # of NumPy's arrays
 _NUMPY = KINDS.index("numpy")
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether a file that begins with *head* is an array file."""
-    return head.startswith(MAGIC)
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe the array, or the arrays among its objects.
 

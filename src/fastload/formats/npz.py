@@ -60,11 +60,8 @@ class _Member(NamedTuple):
 
 
 def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is a zip archive with an array file in it, and not PyTorch's."""
-    if not archive.is_zip(head):
-        return False
-    opened = archive.open_archive(source)
-    return opened.find("data.pkl") < 0 and any(name.endswith(ENDING) for name in opened.records.list_names())
+    """Whether *source*, a zip archive and not PyTorch's, has an array file in it."""
+    return any(name.endswith(ENDING) for name in archive.open_archive(source).records.list_names())
 
 
 def index(source: Source, options: Options) -> Index:

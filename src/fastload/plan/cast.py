@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fastload.casting import COMPLEX, FLOATS, INTEGERS, is_cast
 from fastload.dtypes import CODES
 from fastload.entry import TensorEntry
-from fastload.errors import PlanError
+from fastload.errors import Advice, PlanError, advised
 from fastload.plan.making import Cast, Making, Rows
 from fastload.plan.match import Pattern, matcher, patterns_of
 from fastload.plan.module_types import Modules, ModuleTypes, Types, is_of, undecided
@@ -116,8 +116,11 @@ def _is_meant(entry: TensorEntry, rule: _Rule, integers: bool) -> bool:
     """
     if is_cast(entry.dtype, rule.dtype, allow_integers=integers):
         return True
-    hint = "" if integers or not is_cast(entry.dtype, rule.dtype, allow_integers=True) else "; say integers=True"
     is_target = rule.dtype in FLOATS or rule.dtype in COMPLEX or (rule.dtype in INTEGERS and integers)
     if rule.pattern == entry.name or not is_target:
-        raise PlanError(f"cast: {entry.name!r} is {entry.dtype}, which cannot become {rule.dtype}{hint}")
+        error = PlanError(f"cast: {entry.name!r} is {entry.dtype}, which cannot become {rule.dtype}")
+        if not integers and is_cast(entry.dtype, rule.dtype, allow_integers=True):
+            say = Advice("; say {}", "integers", True)
+            error = advised(PlanError(f"{error}{say}"), say)
+        raise error
     return False

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from fastload.errors import PlanError, printable
+from fastload.errors import Advice, PlanError, advised, printable
 from fastload.plan.making import Cast, Making, Permuted, Rows
 
 __all__ = ["HALF_PRECISION", "ModuleTypes", "Modules", "Types", "is_of", "undecided"]
@@ -113,7 +113,7 @@ def undecided(what: str, tensors: list[tuple[str, tuple[int, ...]]]) -> PlanErro
     shown = ", ".join(f"{printable(name)} {shape}" for name, shape in tensors[:SHOWN_UNDECIDED])
     more = f" and {len(tensors) - SHOWN_UNDECIDED:,} more" if len(tensors) > SHOWN_UNDECIDED else ""
     example = tensors[0][0].rpartition(".")[0]
-    return PlanError(
-        f"{what}: the types of the modules of {len(tensors):,} tensors are not known: {shown}{more}; say what"
-        f" they are, as in types={{{example!r}: 'Linear', '*.norm*': 'LayerNorm', '*': ''}}"
-    )
+    types = {example: "Linear", "*.norm*": "LayerNorm", "*": ""}
+    say = Advice("; say what they are, as in {}", "types", types)
+    message = f"{what}: the types of the modules of {len(tensors):,} tensors are not known: {shown}{more}{say}"
+    return advised(PlanError(message), say)

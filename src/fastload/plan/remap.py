@@ -31,15 +31,15 @@ def remap(table: Table, rules: Rules, *, strict: bool = False) -> Table:
     if callable(rules):
         dropped = [_called(rules, name) for name in table.dropped]  # now: a function may fail
         return renamed(table, [_called(rules, name) for name in table.names], dropped, "remap")
-    names, left_out = None, table.left_out
+    names, left_out = table.names, table.left_out
     for pattern, replacement in _pairs(rules):
         compiled = compiled_rule(pattern, replacement)
-        if strict and not any(map(compiled.search, table.names if names is None else names)):
+        if strict and not any(map(compiled.search, names)):
             raise PlanError(f"remap: the pattern {compiled.pattern!r} matches none of {len(table):,} names")
         substitute = substitution(compiled, replacement)
-        names = table.names_through(substitute) if names is None else substitute.every(names)
-        left_out = left_out.then(substitute.every)
-    return renamed(table, table.names if names is None else names, left_out, "remap")
+        names = substitute(names)
+        left_out = left_out.then(substitute)
+    return renamed(table, names, left_out, "remap")
 
 
 def _pairs(rules: Iterable[tuple[str | re.Pattern[str], str]] | Mapping[str, str]) -> list[tuple[Any, Any]]:

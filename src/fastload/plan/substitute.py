@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
-from operator import methodcaller
-from typing import NamedTuple
 
-__all__ = ["ANCHORED_TEXT", "ESCAPED", "PLAIN_FLAGS", "Substitution", "substitution"]
+__all__ = ["ANCHORED_TEXT", "ESCAPED", "PLAIN_FLAGS", "substitution"]
 
 # A text, with an anchor at either end or none. Escaped letters and digits mean something; all else stands for itself.
 ANCHORED_TEXT = re.compile(r"(\^|\\A)?((?:[^\\.^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)(\$|\\Z)?", re.DOTALL)
@@ -20,24 +17,11 @@ ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 GROUP = re.compile(r"\\(?:([1-9])(?!\d)|g<([A-Za-z_]\w*|0|[1-9]\d?)>)", re.ASCII)  # \1 and \g<name>
 PLAIN_FLAGS = re.UNICODE | re.ASCII | re.DOTALL  # that change nothing about a text and its anchors
 
-
-class Substitution(NamedTuple):
-    """What makes other names of names.
-
-    Attributes
-    ----------
-    every : callable
-        Of a list of names.
-    one : callable or None
-        Of a single name, where calling it for each takes no longer.
-    """
-
-    every: Callable[[list[str]], list[str]]
-    one: Callable[[str], str] | None = None
+Substitution = Callable[[list[str]], list[str]]
 
 
 def substitution(pattern: re.Pattern[str], replacement: str) -> Substitution:
-    """What makes of names those that ``pattern.sub(replacement, name)`` gives; both have been checked."""
+    """What makes of each name the one that ``pattern.sub(replacement, name)`` gives; both have been checked."""
     if "\\" in replacement:
         expand = _expansion(replacement)
         return _every(pattern, replacement if expand is None else expand)
@@ -51,27 +35,19 @@ def substitution(pattern: re.Pattern[str], replacement: str) -> Substitution:
         return _at_start(text, replacement)
     if ends:
         return _at_end(pattern, text, replacement, also_before_newline=ends == "$")
-    return Substitution(
-        lambda names: [name.replace(text, replacement) for name in names], methodcaller("replace", text, replacement)
-    )
+    return lambda names: [name.replace(text, replacement) for name in names]
 
 
 def _every(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str]) -> Substitution:
     substitute = pattern.sub
-    return Substitution(
-        lambda names: [substitute(replacement, name) for name in names], partial(substitute, replacement)
-    )
+    return lambda names: [substitute(replacement, name) for name in names]
 
 
 def _at_start(text: str, replacement: str) -> Substitution:
     length = len(text)
     if not replacement:
-        return Substitution(
-            lambda names: [name.removeprefix(text) for name in names], methodcaller("removeprefix", text)
-        )
-    return Substitution(
-        lambda names: [replacement + name[length:] if name.startswith(text) else name for name in names]
-    )
+        return lambda names: [name.removeprefix(text) for name in names]
+    return lambda names: [replacement + name[length:] if name.startswith(text) else name for name in names]
 
 
 def _at_end(pattern: re.Pattern[str], text: str, replacement: str, also_before_newline: bool) -> Substitution:
@@ -83,7 +59,7 @@ def _at_end(pattern: re.Pattern[str], text: str, replacement: str, also_before_n
         return name[: len(name) - length] + replacement
 
     ends = (text, "\n") if also_before_newline else text
-    return Substitution(lambda names: [one(name) if name.endswith(ends) else name for name in names])
+    return lambda names: [one(name) if name.endswith(ends) else name for name in names]
 
 
 def _expansion(replacement: str) -> Callable[[re.Match[str]], str] | None:

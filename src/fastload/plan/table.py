@@ -12,7 +12,6 @@ from fastload._native import Globs, Index
 from fastload.entry import TensorEntry
 from fastload.errors import PlanError, printable
 from fastload.plan.making import Making, Rows, entry_of
-from fastload.plan.substitute import Substitution
 
 __all__ = ["Dropped", "Table", "described", "renamed"]
 
@@ -103,12 +102,6 @@ class Table:
             assert self.index is not None
             self._names = self.index.names_at(self.makings)
         return self._names
-
-    def names_through(self, substitute: Substitution) -> list[str]:
-        """What a substitution makes of all names."""
-        if self.index is not None and self._names is None and substitute.one is not None:
-            return self.index.names_through(self.makings, substitute.one)
-        return substitute.every(self.names)
 
     @property
     def dropped(self) -> list[str]:

@@ -28,7 +28,7 @@ FOLDERS = ("data/weights/", "data/constants/")
 
 
 def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is such an archive."""
+    """Whether *source*, perhaps a part of another, is such an archive."""
     if not is_zip(head):
         return False
     archive = open_archive(source)

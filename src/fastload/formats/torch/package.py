@@ -36,11 +36,6 @@ SCRIPT_PICKLES = ("data.pkl", "constants.pkl")
 verify = archive.verify
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is such an archive."""
-    return archive.is_zip(head) and archive.open_archive(source).find(".data/extern_modules") >= 0
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe every tensor of every pickle in the package.
 

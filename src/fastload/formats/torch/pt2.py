@@ -59,11 +59,6 @@ LAYOUTS = range(8)
 verify = archive.verify
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is an archive that says what it is."""
-    return archive.is_zip(head) and archive.open_archive(source).find("archive_format") >= 0
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe every tensor without reading its data, from the lists of weights and constants.
 

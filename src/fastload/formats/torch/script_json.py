@@ -32,8 +32,6 @@ NAME = "torchscript-json"
 MODEL = "model.json"
 ATTRIBUTES = "attributes.pkl"
 CONSTANTS = "constants"  # what stands for the module in the names of tensors that belong to none
-# Archives of other sorts, which may have a record `model.json` among those of their user.
-OTHERS = ("data.pkl", "constants.pkl", "archive_format", ".data/extern_modules")
 PRODUCER = ("protoVersion", "producerName", "producerVersion")
 
 # Names within names: a chain of modules with long names would make a name a module out of every one above it.
@@ -60,14 +58,6 @@ DTYPES = {
 QUANTISED = {"uint8": "quint8", "int8": "qint8", "int32": "qint32"}
 
 verify = archive.verify
-
-
-def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is an archive around a `model.json`."""
-    if not archive.is_zip(head):
-        return False
-    opened = archive.open_archive(source)
-    return opened.find(MODEL) >= 0 and all(opened.find(name) < 0 for name in OTHERS)
 
 
 def index(source: Source, options: Options) -> Index:

@@ -27,11 +27,6 @@ NAME = "torchscript"
 verify = archive.verify
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is such an archive."""
-    return archive.is_zip(head) and archive.open_archive(source).find("constants.pkl") >= 0
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe every tensor of the module's state dict, or every constant of a frozen module.
 

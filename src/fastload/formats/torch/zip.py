@@ -15,11 +15,6 @@ NAME = "pytorch-zip"
 verify = archive.verify
 
 
-def probe(source: Source, head: bytes) -> bool:
-    """Whether *source* is a zip archive; what other formats have in one, they find before."""
-    return archive.is_zip(head)
-
-
 def index(source: Source, options: Options) -> Index:
     """Describe every tensor; of the data nothing is read, and of the archive only its directory and its pickle.
 
