@@ -33,7 +33,7 @@ FOREIGN = {
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", UnknownFormatError, "git lfs pull"),
     "dvc": (b"outs:\n- md5: 0123\n  path: model.pt\n", UnknownFormatError, "dvc pull"),
     "annex": (b"/annex/objects/SHA256E-s1--0123.pt\n", UnknownFormatError, "git annex get"),
-    "zeros": (bytes(4096), UnknownFormatError, "512 zeros.*fetch it again"),
+    "zeros": (bytes(4096), UnknownFormatError, "4,096 zeros.*fetch it again"),
     "text": ("Größe: 12\n".encode() * 50, UnknownFormatError, "is text.*'Größe: 12"),
     "noise": (b"\xff\xfe\xfd" * 100, UnknownFormatError, "no format.*ff fe fd"),
     "few bytes": (b"\xc1\xc2\xc3", TruncatedError, "only 3 bytes"),
