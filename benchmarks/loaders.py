@@ -96,16 +96,17 @@ def cast_limit(path: str, dtype: str | None) -> Any:
     target = fresh_memory(size)
     pages = range(0, size, HUGE_PAGE)
     share = -(-os.path.getsize(path) // len(pages))
+    block = -(-share // -(-share // SCRATCH))
     descriptor = os.open(path, os.O_RDONLY)
     populate = ctypes.CDLL(None).madvise
 
     def read(number: int) -> None:
-        place = np.ones(min(share, SCRATCH), np.uint8)
+        place = np.ones(block, np.uint8)
         for page in pages[number::2]:
             start = ctypes.c_void_p(target.ctypes.data + page)
             populate(start, ctypes.c_size_t(min(HUGE_PAGE, size - page)), MADV_POPULATE_WRITE)
             begin = page // HUGE_PAGE * share
-            for position in range(begin, begin + share, len(place)):
+            for position in range(begin, begin + share, block):
                 os.preadv(descriptor, [place], position)
 
     by_threads(2, read)
@@ -184,7 +185,7 @@ LOADERS = {
         "a limit: two threads of numpy copy from a mapping; nothing is parsed", copy_limit, brings=False
     ),
     "read, and fresh huge pages": Loader(
-        "a limit: two threads read the file into 1 MiB each, over and over, and fault the result's pages in",
+        "a limit: two threads read the file into 1 MiB each, over and over, and have the result's pages given",
         cast_limit,
         brings=False,
     ),
