@@ -19,6 +19,7 @@ import numpy as np
 
 HUGE_PAGE = 1 << 21
 BLOCK = 1 << 22
+SCRATCH = 1 << 20
 MADV_POPULATE_WRITE = 23
 
 
@@ -80,6 +81,36 @@ def copy_limit(path: str, dtype: str | None) -> Any:
             target[start : start + HUGE_PAGE] = source[start : start + HUGE_PAGE]
 
     by_threads(2, copy)
+    return target
+
+
+def cast_limit(path: str, dtype: str | None) -> Any:
+    """What a cast costs beside the cast: two threads read the file, over and over into the same little memory.
+
+    And they have the system give the memory for the result, a huge page before the bytes that would be cast into it.
+    """
+    import fastload
+
+    with fastload.open(path, cast=dtype) as checkpoint:
+        size = sum(entry.nbytes for entry in checkpoint.entries())
+    target = fresh_memory(size)
+    pages = range(0, size, HUGE_PAGE)
+    share = -(-os.path.getsize(path) // len(pages))
+    block = -(-share // -(-share // SCRATCH))
+    descriptor = os.open(path, os.O_RDONLY)
+    populate = ctypes.CDLL(None).madvise
+
+    def read(number: int) -> None:
+        place = np.ones(block, np.uint8)
+        for page in pages[number::2]:
+            start = ctypes.c_void_p(target.ctypes.data + page)
+            populate(start, ctypes.c_size_t(min(HUGE_PAGE, size - page)), MADV_POPULATE_WRITE)
+            begin = page // HUGE_PAGE * share
+            for position in range(begin, begin + share, block):
+                os.preadv(descriptor, [place], position)
+
+    by_threads(2, read)
+    os.close(descriptor)
     return target
 
 
@@ -152,6 +183,11 @@ LOADERS = {
     ),
     "copy into fresh huge pages": Loader(
         "a limit: two threads of numpy copy from a mapping; nothing is parsed", copy_limit, brings=False
+    ),
+    "read, and fresh huge pages": Loader(
+        "a limit: two threads read the file into 1 MiB each, over and over, and have the result's pages given",
+        cast_limit,
+        brings=False,
     ),
     "disk alone": Loader(
         "a limit: eight threads read around the page cache into 32 MiB, over and over", disk_limit, brings=False

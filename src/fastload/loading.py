@@ -93,8 +93,8 @@ def load(
     dtype : str, optional
         Of all floats: the plan's ``cast``, done while the bytes are on their way.
     threads : int, optional
-        How many read and cast. By default one for every 4 MiB, up to the number of processors, at most 8; and 8 where
-        they wait for a disk or a network.
+        How many read and cast. By default one for every 4 MiB, up to the number of processors, at most 8; but 16 where
+        they wait for a disk, and 8 for a network.
     into : mapping of names to arrays, optional
         Arrays of numpy, or tensors of torch, to be filled in place of new memory: of the same names, shapes and dtypes.
         Nothing is written unless all of them fit.

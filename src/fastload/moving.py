@@ -27,13 +27,13 @@ MOVES = ("auto", "mmap", "read", "direct")
 
 HUGE_PAGE = 1 << 21
 COPY_SPAN = 1 << 23  # of the source, for a page of the target: as much as any cast makes that of
-DISK_SPAN = 1 << 22  # of one direct read
+DISK_SPAN = HUGE_PAGE - 2 * 4096  # of one direct read: with the sectors at both ends it fills one page of its thread
 NETWORK_SPAN = 1 << 24
 MAX_COPYING_THREADS = 8  # beyond which memory is no faster
-DISK_THREADS = 8  # how many direct reads are under way at once: with four a disk has pauses
+DISK_THREADS = 16  # that read directly: with four a disk has pauses, and with eight, while they copy and wait for pages
 NETWORK_THREADS = 8
 MIN_BYTES_A_THREAD = 1 << 22  # of the target: to start a thread takes as long as to copy some of it
-MIN_CHOSEN_BYTES = DISK_SPAN  # from where it is asked how they are read best; fewer are one read anyway
+MIN_CHOSEN_BYTES = 1 << 22  # from where it is asked how they are read best; fewer are a read or two anyway
 SAMPLE_BYTES = 1 << 18  # for each page of a file that is looked for in the cache
 SAMPLES = 256  # of these, at most
 MIN_RESIDENT = 1 / 8  # of them, from where the cache is the faster way: it gives five times what a disk does
