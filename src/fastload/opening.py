@@ -45,7 +45,8 @@ def open(
     io : {"auto", "mmap", "read"}
         How a file's tensors come to memory. "mmap" maps the file, shared and read-only. "read" reads headers now, and
         each storage when it is first asked for, once for as long as an array over it lives; a page fault on a network
-        disk costs more than that. "auto" is "read" on network file systems and "mmap" on others.
+        disk costs more than that. "auto" is "read" on network file systems and "mmap" on others, where a small file is
+        mapped only when its first array is asked for.
     member : str, optional
         The name of a file within *source*: of a member of a zip archive (.zip, .whl, .pyz, .npz), with its folders, or
         of a model that was embedded into an executable. It is mapped in place, unless it is compressed. Of an archive
