@@ -7,10 +7,12 @@ import pathlib
 import sys
 import tempfile
 import time
+import zipfile
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 import fastload
 from fastload import _native, page_cache
@@ -251,6 +253,31 @@ def test_two_hundred_thousand_tensors_are_one_request(tmp_path, monkeypatch):
     assert checkpoint.prefetch() == 200_000
     assert wait_until(lambda: len(calls) == 1)
     assert len(checkpoint.residency()) == 200_000
+
+
+def test_a_load_asks_for_the_headers_of_a_cold_archive_together_and_for_those_of_a_warm_one_not(disk, monkeypatch):
+    path = disk / "model.pt"
+    torch.save({f"t{number}": torch.full((MIB // 4,), float(number)) for number in range(40)}, path)
+    asked = []
+    advise = os.posix_fadvise
+
+    def noting(descriptor, offset, count, advice):
+        asked.append((offset, advice))
+        advise(descriptor, offset, count, advice)
+
+    checkpoint = fastload.open(path)
+    headers = {record.header_offset for record in zipfile.ZipFile(path).infolist() if "/data/" in record.filename}
+    evict(path)
+    monkeypatch.setattr(os, "posix_fadvise", noting)
+    loaded = fastload.load(checkpoint)
+
+    assert set(asked) == {(header, os.POSIX_FADV_WILLNEED) for header in headers}
+    assert all((loaded[f"t{number}"] == number).all() for number in range(40))
+
+    path.read_bytes()
+    asked.clear()
+    fastload.load(path)
+    assert not asked
 
 
 def test_shards_are_asked_for_one_by_one(disk):

@@ -25,6 +25,7 @@ from fastload.extents import is_c_order
 from fastload.moving import HUGE_PAGE, MOVES, Errand, Move, Run, move, move_layout
 from fastload.opening import open as open_checkpoint
 from fastload.opening import planned
+from fastload.page_cache import read_headers_ahead
 from fastload.plan.making import Cast, Concatenated, Making, array_of, casts_last, entry_of, rows_of
 from fastload.planned import PlannedTensors
 from fastload.report import LoadError, LoadProblem, LoadReport
@@ -181,6 +182,7 @@ def _layout(tensors: Tensors) -> tuple[Layout, Source] | None:
     source = base.source
     if source.is_inflated or (not CAN_READ and source.region is None):
         return None
+    read_headers_ahead(source, base.index, rows)
     layout = lay_out(base.index, rows, targets, numpy_dtype, FLOAT_OF_CODE, source.origin, source.size, ALIGNMENT)
     return None if layout is None else (layout, source)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from mmap import PAGESIZE
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastload import _native
-from fastload._native import ADVICE, count_resident
+from fastload._native import ADVICE, LOCATE, Index, count_cached, count_resident, local_header
 from fastload.errors import FormatError
 from fastload.extents import Extent, extent_of
 from fastload.plan.making import rows_of
@@ -21,9 +21,10 @@ from fastload.tensors import Tensors
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Run", "advise", "prefetch", "residency", "runs_of"]
+__all__ = ["Run", "advise", "prefetch", "read_headers_ahead", "residency", "runs_of"]
 
 MAX_GAP_BYTES = 128 << 10  # between neighbours that are read together: to seek costs as much as to read them
+SAMPLED_HEADERS = 32
 
 
 class Run(NamedTuple):
@@ -70,6 +71,27 @@ def advise(tensors: Tensors, rows: Iterable[int], advice: str) -> None:
     if advice == "dontneed":
         for run in runs:
             _let_go(run)
+
+
+def read_headers_ahead(source: Source, index: Index, rows: Sequence[int]) -> None:
+    """Have the system read the local headers of an archive's records together; one by one, each waits for the disk.
+
+    Nothing is done where they are in memory, as a few of them tell.
+    """
+    records = index.records
+    file = None if records is None else source.opened()
+    if records is None or file is None or not hasattr(os, "posix_fadvise"):
+        return
+
+    def headers(chosen: Sequence[int]) -> list[int]:
+        numbers = [index.storage_of(row) for row in chosen if index.access(row) == LOCATE]
+        return [source.origin + local_header(records, number)[0] for number in numbers]
+
+    sampled = headers(rows[:: -(-len(rows) // SAMPLED_HEADERS) or 1])
+    if 2 * count_cached(file.descriptor, sampled) >= len(sampled):
+        return
+    for position in headers(rows):
+        os.posix_fadvise(file.descriptor, position, 1, os.POSIX_FADV_WILLNEED)
 
 
 def residency(tensors: Tensors) -> dict[str, float | None]:
