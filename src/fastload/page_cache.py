@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "advise", "prefetch", "read_headers_ahead", "residency", "runs_of"]
 
 MAX_GAP_BYTES = 128 << 10  # between neighbours that are read together: to seek costs as much as to read them
-SAMPLED_HEADERS = 32
+SAMPLED_HEADERS = 32  # of an archive, that tell whether the others are in memory
 
 
 class Run(NamedTuple):
@@ -79,15 +79,17 @@ def read_headers_ahead(source: Source, index: Index, rows: Sequence[int]) -> Non
     Nothing is done where they are in memory, as a few of them tell.
     """
     records = index.records
-    file = None if records is None else source.opened()
-    if records is None or file is None or not hasattr(os, "posix_fadvise"):
+    if records is None or len(rows) < SAMPLED_HEADERS or not hasattr(os, "posix_fadvise"):
+        return
+    file = source.opened()
+    if file is None:
         return
 
     def headers(chosen: Sequence[int]) -> list[int]:
         numbers = [index.storage_of(row) for row in chosen if index.access(row) == LOCATE]
         return [source.origin + local_header(records, number)[0] for number in numbers]
 
-    sampled = headers(rows[:: -(-len(rows) // SAMPLED_HEADERS) or 1])
+    sampled = headers(rows[:: len(rows) // SAMPLED_HEADERS])
     if 2 * count_cached(file.descriptor, sampled) >= len(sampled):
         return
     for position in headers(rows):
