@@ -62,6 +62,7 @@ LAYERS = [
     ["elf"],
     ["csource"],
     ["source", "atomic"],
+    ["deflate"],
     ["report"],
     ["options"],
     ["casting"],

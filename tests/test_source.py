@@ -17,6 +17,8 @@ import fastload
 from builders import SMALLEST, Storage, safetensors_entry, safetensors_raw, smallest_file, storage, tensor, torch_file
 from fastload import source as source_module
 from fastload._native import FileMapping
+from fastload.checkpoint import tensors_of
+from fastload.errors import FormatError
 from fastload.source import Source
 
 FORMATS = list(SMALLEST)
@@ -391,6 +393,27 @@ def test_a_file_that_is_replaced_after_opening_is_still_the_old_one(tmp_path):
     os.replace(tmp_path / "other", path)
 
     assert checkpoint["w"].tolist() == [1, 2]
+
+
+def test_a_file_whose_descriptor_somebody_gave_to_another_is_mapped_all_the_same(tmp_path):
+    for name, value in (("ours", 7), ("other", 9)):
+        fastload.save({"w": np.full(5, value)}, tmp_path / f"{name}.safetensors")
+    checkpoint = fastload.open(tmp_path / "ours.safetensors")
+    with open(tmp_path / "other.safetensors", "rb") as other:
+        os.dup2(other.fileno(), tensors_of(checkpoint).source._file.descriptor)
+
+    assert checkpoint["w"].tolist() == [7] * 5
+
+
+def test_a_file_that_was_written_to_before_its_first_array_is_an_error(tmp_path):
+    path = tmp_path / "m.safetensors"
+    fastload.save({"w": np.full(5, 7)}, path)
+    checkpoint = fastload.open(path)
+    with open(path, "r+b") as file:
+        file.truncate(100)
+
+    with pytest.raises(FormatError, match="written to after it was opened: open it again"):
+        checkpoint["w"]
 
 
 def test_a_file_that_is_open_at_the_end_of_the_interpreter_is_closed_without_a_word(tmp_path):

@@ -347,7 +347,7 @@ def _refuse_move(error: OSError, path: str) -> NoReturn:
     use = Advice("; use {}", "overwrite", True)
     hint = f": a file system that cannot rename without clobbering{use}" if error.errno in NOT_THERE else ""
     message = f"could not be given its name ({error.strerror}){hint}; the temporary file is removed"
-    raise advised(SaveError(message, path=path, errno=error.errno), *([use] if hint else [])) from None
+    raise advised(SaveError(message, path=path, errno=error.errno), use) from None
 
 
 def sync_folder(folder: str, path: str) -> None:

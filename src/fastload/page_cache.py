@@ -67,7 +67,7 @@ def advise(tensors: Tensors, rows: Iterable[int], advice: str) -> None:
         return
     runs = runs_of(tensors, rows)
     # What is read has no mapping that could be advised; one made now would be gone at once.
-    _tell(_paged(run for run in runs if run.source.region is not None), advice)
+    _tell(_paged(run for run in runs if run.source.is_in_memory), advice)
     if advice == "dontneed":
         for run in runs:
             _let_go(run)
@@ -92,8 +92,9 @@ def read_headers_ahead(source: Source, index: Index, rows: Sequence[int]) -> Non
     sampled = headers(rows[:: len(rows) // SAMPLED_HEADERS])
     if 2 * count_cached(file.descriptor, sampled) >= len(sampled):
         return
-    for position in headers(rows):
-        os.posix_fadvise(file.descriptor, position, 1, os.POSIX_FADV_WILLNEED)
+    with suppress(OSError):  # a system that takes no advice
+        for position in headers(rows):
+            os.posix_fadvise(file.descriptor, position, 1, os.POSIX_FADV_WILLNEED)
 
 
 def residency(tensors: Tensors) -> dict[str, float | None]:

@@ -34,6 +34,7 @@ from fastload._native import (
     view,
     writable_view,
 )
+from fastload.deflate import inflate
 from fastload.dtypes import DTYPES, numpy_dtype
 from fastload.errors import FastloadError, FormatError, TruncatedError, UnsupportedError, located
 from fastload.options import Io
@@ -102,8 +103,9 @@ class OpenFile:
         FormatError
             Another file is at the path now, or it was written to.
         """
-        if self.descriptor >= 0:
-            return self
+        return self if self.descriptor >= 0 else self._opened_anew()
+
+    def _opened_anew(self) -> OpenFile:
         again = OpenFile(self.path)
         if again.identity != self.identity:
             raise FormatError("was replaced or written to after it was opened: open it again", path=self.path)
@@ -117,6 +119,13 @@ class OpenFile:
         except OSError:
             return None
         return again if again is not None and again.identity == self.identity else None
+
+    def opened_still(self) -> OpenFile:
+        """`opened`, where long may have passed: the descriptor may be another file's, whoever closed ours."""
+        try:
+            return self if self.descriptor >= 0 and self.is_unchanged() else self._opened_anew()
+        except OSError:
+            return self._opened_anew()
 
     def is_unchanged(self) -> bool:
         """Whether the file of the descriptor was not written to since; True where there is none."""
@@ -276,12 +285,23 @@ class Source:
 
     @property
     def region(self) -> Region | None:
-        """The whole of it in memory, where a file is mapped when this is first asked for; None where it is read."""
+        """The whole of it in memory, where a file is mapped when this is first asked for; None where it is read.
+
+        Raises
+        ------
+        FormatError
+            The file was replaced or written to between opening and mapping.
+        """
         if self._is_to_be_mapped:
             assert self._file is not None
-            self._region = _map(self._file, "auto")  # by two threads at once, both ways: either will do
+            self._region = _map(self._file.opened_still(), "auto")  # by two threads at once, both ways: either will do
             self._is_to_be_mapped = False
         return self._region
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it is, or is mapped when its region is asked for; else it is read."""
+        return self._is_to_be_mapped or self._region is not None
 
     def stamp(self) -> tuple[int, int] | None:
         """(size, time of the last change in ns) of the file when it was opened; None for a buffer."""
@@ -326,9 +346,9 @@ class Source:
         """The source as pages of its file, mapped now where it is read; None for memory, and where nothing can be."""
         if self._file is None or not CAN_MAP:
             return None
-        if self.region is not None:
-            return self.region
         try:
+            if self.region is not None:
+                return self.region
             file = self._file.opened()
             whole = memoryview(FileMapping(file.descriptor, file.status.st_size))
         except (FormatError, OSError, OverflowError):
@@ -425,7 +445,7 @@ class Source:
         self, index: Index, number: int, position: int, handing: Handing
     ) -> tuple[FileMapping | WritableRegion, int]:
         """Memory as that of `private_array` that holds a storage which lies at *position*, and where it does there."""
-        if handing.whole and self._shared is None and self.region is not None and self._file is not None:
+        if handing.whole and self._shared is None and self.is_in_memory and self._file is not None:
             try:
                 return self._map_whole(self._file.opened(), handing), self.origin + position
             except (OSError, OverflowError):
@@ -450,7 +470,7 @@ class Source:
             return data[offset : offset + count]
         # By itself a few bytes are sooner copied than mapped: a page would be copied as soon as they are written to.
         is_mapped = handing.whole or count >= MAPPED_BYTES
-        if is_mapped and self.region is not None and self._file is not None and count:
+        if is_mapped and self.is_in_memory and self._file is not None and count:
             self.fetch(offset, count)  # raises where they are not there
             try:
                 return self._map_privately(self._file.opened(), self.origin + offset, count, handing)
@@ -497,7 +517,7 @@ class Source:
         data = self.fetch(self.locate(records, number), records.stored(number))
         if records.is_view(number):
             return data
-        return memoryview(_inflate(data, records.size(number), records.name(number), records.crc(number)))
+        return memoryview(inflate(data, records.size(number), records.name(number), records.crc(number)))
 
     def storage(self, index: Index, number: int, swap: int) -> Region:
         """A whole storage in memory of its own: read, inflated, and with its bytes in units of *swap* reversed."""
@@ -572,22 +592,3 @@ def _not_empty(data: Any, path: str | None) -> Any:
     if not len(data):
         raise TruncatedError("is empty: it has 0 bytes; the download or copy failed, fetch it again", path=path)
     return data
-
-
-def _inflate(data: memoryview, size: int, name: str, crc: int) -> bytes:
-    """Inflate a raw deflate stream that must come to *size* bytes exactly; stops at one byte more.
-
-    Of what goes through memory anyway the CRC-32 is seen to be right, too; 0 is none, as torch writes it.
-    """
-    import zlib  # 2 ms, and few archives are compressed
-
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = stream.decompress(data, size + 1)
-    except zlib.error as error:
-        raise FormatError(f"record {name!r} is damaged: {error}") from None
-    if len(inflated) != size or not stream.eof or stream.unused_data:
-        raise FormatError(f"record {name!r} does not inflate to the {size:,} bytes that its directory entry promises")
-    if crc and zlib.crc32(inflated) != crc:
-        raise FormatError(f"record {name!r} is damaged: its bytes are not those of its CRC-32; fetch the file again")
-    return inflated

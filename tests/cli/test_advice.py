@@ -61,6 +61,23 @@ def test_a_terminal_is_advised_of_flags(line, capsys):
     assert ADVICE[line] in told(line.split(), capsys)
 
 
+def test_a_member_that_begins_like_a_flag_is_advised_as_it_can_be_given(capsys):
+    with zipfile.ZipFile("dash.zip", "w") as archive:
+        archive.write("m.safetensors", "-m.safetensors")
+
+    assert told(["ls", "dash.zip"], capsys).endswith("open it with --member=-m.safetensors\n")
+    assert main(["ls", "dash.zip", "--member=-m.safetensors"]) == 0
+
+
+def test_a_module_without_a_name_is_advised_of_and_taken(capsys):
+    fastload.save({"weight": np.zeros((2, 3))}, "bare.safetensors")
+    line = ["ls", "bare.safetensors", "--adapt", "burn-to-pytorch"]
+
+    advised = told(line, capsys).partition("as in ")[2]
+    assert advised.startswith("--types =Linear")
+    assert main([*line, *shlex.split(advised)]) == 0
+
+
 @pytest.mark.parametrize("line", ["ls m.gz", "ls m.zip --member 'the weights/m.safetensors'"])
 def test_what_no_flag_does_is_not_advised(line, capsys, monkeypatch):
     for module in ("members", "formats.gzipped"):

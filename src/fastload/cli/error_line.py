@@ -39,4 +39,5 @@ def _given(flag: argparse.Action, advice: Advice) -> str:
     if flag.nargs == 0 or value is None:
         return name
     values = [f"{key}={said}" for key, said in value.items()] if isinstance(value, Mapping) else [str(value)]
-    return " ".join(f"{name} {shlex.quote(said)}" for said in values)
+    # What begins with a dash would be taken for a flag.
+    return " ".join(f"{name}{'=' if said.startswith('-') else ' '}{shlex.quote(said)}" for said in values)

@@ -191,7 +191,10 @@ def _placed(text: str) -> tuple[str, int, str | None]:
 
 
 def _type(text: str) -> tuple[str, str]:
-    return _pair(text, "MODULES=TYPE")
+    modules, sign, name = text.rpartition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODULES=TYPE")
+    return modules, name  # no text before the sign is the outermost module
 
 
 def _cast(text: str) -> tuple[str, str]:

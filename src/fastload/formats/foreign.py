@@ -162,7 +162,7 @@ def _refusal(what: str, member: str | None) -> UnsupportedError:
     if "{}" not in what:
         return UnsupportedError(what)
     problem, colon, way_out = what.partition(": ")
-    advice = Advice(colon + way_out, "member", member)
+    advice = Advice(colon + way_out, "member", None if member is None or len(member) > MAX_QUOTED else member)
     return advised(UnsupportedError(f"{problem}{advice}"), advice)
 
 

@@ -91,7 +91,7 @@ class safe_open:  # the name is the package's
         with as_safetensor_error():
             self._tensors: Tensors | None = FileTensors(source, format, Options(BACKENDS[backend]))
         # What was read is not kept for those who ask again, as the pages of a mapping are.
-        self._handing = None if source.region is None else Handing(whole=True)
+        self._handing = Handing(whole=True) if source.is_in_memory else None
 
     def keys(self) -> list[str]:
         """The names of the tensors, sorted."""
