@@ -167,6 +167,20 @@ def test_a_mapping_needs_no_descriptor(tmp_path):
     assert not source.still_valid()
 
 
+def test_a_small_file_is_mapped_when_its_first_array_is_asked_for(tmp_path, monkeypatch):
+    made = []
+    mapping = source_module.FileMapping
+    monkeypatch.setattr(source_module, "FileMapping", lambda *arguments: made.append(arguments) or mapping(*arguments))
+    fastload.save({"w": np.arange(5)}, tmp_path / "m.safetensors")
+
+    checkpoint = fastload.open(tmp_path / "m.safetensors")
+    assert checkpoint.entries()[0].shape == (5,) and fastload.load(tmp_path / "m.safetensors")["w"][4] == 4
+    assert not made
+
+    assert checkpoint["w"][4] == 4 and checkpoint["w"][3] == 3
+    assert len(made) == 1
+
+
 def test_a_file_mapping_is_read_only_and_may_be_empty(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     with open(tmp_path / "file", "rb") as file:

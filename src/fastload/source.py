@@ -61,7 +61,7 @@ NETWORK_FILE_SYSTEMS = {
     0x73757245: "coda",
 }
 # O_NONBLOCK, since opening a FIFO that nobody writes to would wait for ever.
-OPENING_FLAGS = sum({getattr(os, name, 0) for name in ("O_RDONLY", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY")})
+OPENING_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 HEAD_BYTES = 4096  # enough for the mark of every format, and for the header of a small file, with one read
 MAX_READ_BYTES = 1 << 30  # of one pread; Linux stops below 2 GiB
 MAPPED_RUN_BYTES = 64 << 10  # of a run that is mapped by itself: a process may have no more than 65,530 mappings
@@ -340,7 +340,7 @@ class Source:
         FormatError
             Another file is at the path now, or it was written to.
         """
-        return None if self._file is None else self._file.opened()
+        return None if self._file is None else self._file.opened_still()
 
     def pages(self) -> Buffer | None:
         """The source as pages of its file, mapped now where it is read; None for memory, and where nothing can be."""

@@ -133,6 +133,24 @@ cdef inline bint is_callable(const Node *node) noexcept nogil:
     return node.kind == GLOBAL or is_object(node)
 
 
+cdef inline void link_update(
+    Graph graph, Node *node, size_t first, size_t count, uint32_t kind
+) noexcept nogil:
+    """Add *count* children from *first* on to what a list, dict, set or object was given; there is room for that."""
+    cdef uint32_t number = <uint32_t>graph.updates_count
+    cdef Update *added = &graph.updates[number]
+    added.first = <uint32_t>first
+    added.count = <uint32_t>count
+    added.kind = kind
+    if node.tail:
+        added.next = graph.updates[node.tail].next
+        graph.updates[node.tail].next = number
+    else:
+        added.next = number
+    node.tail = number
+    graph.updates_count += 1
+
+
 cdef inline bint is_worth_entering(Graph graph, uint32_t node) noexcept nogil:
     """Whether a tensor may be found at a value: it has children, and was not found to lead to none."""
     cdef const Node *found = &graph.nodes[node]

@@ -19,7 +19,7 @@ from fastload._native.cursor cimport (
 from fastload._native.graph cimport (
     BYTEARRAY, BYTES, DICT, FLOAT, FROZENSET, GLOBAL, INT, ITEMS, KEYWORDS, LIST, LONG, NEWOBJ, PAIRS,
     PERSID, REDUCE, SET, STATE, STR8, TEXT, TUPLE, UNHASHABLE, Graph, Node, Update,
-    count_part, is_callable, is_object, is_unwieldy,
+    count_part, is_callable, is_object, is_unwieldy, link_update,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine, add_node, extend_memo,
@@ -99,8 +99,7 @@ cdef int push_sequence(Machine *machine, Graph graph, uint8_t kind, size_t first
 cdef int update(Machine *machine, Graph graph, uint32_t target, uint32_t kind, size_t first) except -1 nogil:
     """Add the values from *first* on to the list, dict, set or object *target*, and drop them from the stack."""
     cdef Node *node = &graph.nodes[target]
-    cdef Update *added
-    cdef uint32_t number
+    cdef uint32_t place = 0
     cdef size_t count = machine.height - first, i
     if kind == PAIRS:
         if count % 2:
@@ -112,18 +111,8 @@ cdef int update(Machine *machine, Graph graph, uint32_t target, uint32_t kind, s
             check_hashable(machine, &graph.nodes[machine.stack[i]])
     if count:
         reserve(<void **>&graph.updates, &graph.updates_capacity, graph.updates_count + 1, sizeof(Update))
-        number = <uint32_t>graph.updates_count
-        added = &graph.updates[number]
-        add_children(graph, machine.stack + first, count, &added.first)
-        added.count = <uint32_t>count
-        added.kind = kind
-        if node.tail:
-            added.next = graph.updates[node.tail].next
-            graph.updates[node.tail].next = number
-        else:
-            added.next = number
-        node.tail = number
-        graph.updates_count += 1
+        add_children(graph, machine.stack + first, count, &place)
+        link_update(graph, node, place, count, kind)
     machine.height = first
     return 0
 

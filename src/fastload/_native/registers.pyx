@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from fastload._native.cursor cimport u16_at, u32_at
 from fastload._native.graph cimport (
     DICT, INT, LIST, MAX_KEY_DEPTH, MAX_KEY_PARTS, NEWOBJ, PAIRS, PERSID, REDUCE, SHORT, STATE, TEXT, TUPLE, UNHASHABLE,
-    Graph, Node, Update, is_callable, is_object, is_sequence,
+    Graph, Node, is_callable, is_object, is_sequence, link_update,
 )
 from fastload._native.machine cimport (
     MAX_NODES, NODE_EMPTY_TUPLE, NODE_FALSE, NODE_INT_0, NODE_NONE, NODE_TRUE, Machine,
@@ -37,6 +37,11 @@ cdef inline void set_node(Node *node, uint8_t kind, uint64_t value, uint32_t tai
     node.flags = flags
 
 
+cdef inline bint has_room(Graph graph, size_t children_count, size_t items) noexcept nogil:
+    """Whether one more update, of so many items, needs no more memory."""
+    return items <= graph.children_capacity - children_count and graph.updates_count < graph.updates_capacity
+
+
 cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     """Carry out common opcodes up to the first that is none of them, or that needs more than is at hand."""
     cdef const uint8_t *start = machine.cursor.start
@@ -59,8 +64,7 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
     cdef uint16_t depth
     cdef uint8_t op, flags
     cdef const Node *node
-    cdef Node *updated
-    cdef Update *update
+    cdef Node *target
     if end - next < LONGEST:
         return 0
     last = end - LONGEST
@@ -221,45 +225,36 @@ cdef int run_common(Machine *machine, Graph graph) noexcept nogil:
                 stack[height - 1] = <uint32_t>count
                 count += 1
                 next += 1
-            elif op == OP_SETITEMS or op == OP_BUILD:
-                # The first items of a dict, or the state of an object; for those that follow `run` sees to the ring.
-                if op == OP_BUILD:
-                    if height - fence < 2:
-                        break
-                    first = height - 1
-                else:
-                    if marks_count == 0 or fence <= marks[marks_count - 1]:
-                        break
-                    first = fence
-                items = height - first
-                updated = &nodes[stack[first - 1]]
-                if (
-                    updated.tail or items == 0 or items > graph.children_capacity - children_count
-                    or graph.updates_count == graph.updates_capacity
-                ):
+            elif op == OP_SETITEMS:
+                first, items = fence, height - fence
+                if marks_count == 0 or first <= marks[marks_count - 1] or items == 0 or items % 2:
                     break
-                if op == OP_BUILD:
-                    if not is_object(updated):
-                        break
-                else:
-                    if updated.kind != DICT or items % 2:
-                        break
-                    i = first
-                    while i < height and not (nodes[stack[i]].flags & UNHASHABLE or is_sequence(&nodes[stack[i]])):
-                        i += 2
-                    if i < height:
-                        break
-                    marks_count -= 1
-                    fence = marks[marks_count]
+                target = &nodes[stack[first - 1]]
+                if target.kind != DICT or not has_room(graph, children_count, items):
+                    break
+                i = first
+                while i < height and not (nodes[stack[i]].flags & UNHASHABLE or is_sequence(&nodes[stack[i]])):
+                    i += 2
+                if i < height:
+                    break
                 memcpy(children + children_count, stack + first, items * sizeof(uint32_t))
-                update = &graph.updates[graph.updates_count]
-                update.first = <uint32_t>children_count
-                update.count = <uint32_t>items
-                update.kind = STATE if op == OP_BUILD else PAIRS
-                update.next = updated.tail = <uint32_t>graph.updates_count
-                graph.updates_count += 1
+                link_update(graph, target, children_count, items, PAIRS)
                 children_count += items
+                marks_count -= 1
+                fence = marks[marks_count]
                 height = first
+                next += 1
+                continue
+            elif op == OP_BUILD:
+                if height - fence < 2:
+                    break
+                target = &nodes[stack[height - 2]]
+                if not is_object(target) or not has_room(graph, children_count, 1):
+                    break
+                children[children_count] = stack[height - 1]
+                link_update(graph, target, children_count, 1, STATE)
+                children_count += 1
+                height -= 1
                 next += 1
                 continue
             elif op == OP_BINPERSID:
