@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from fastload._native import CAN_READ, Layout, Region, Transfer, count_cached, filesystem_type
-from fastload.errors import TruncatedError
+from fastload.errors import FormatError, TruncatedError
 from fastload.report import LoadError, LoadProblem, LoadReport
 from fastload.source import NETWORK_FILE_SYSTEMS, OpenFile, Source
 
@@ -220,6 +220,8 @@ def _hold(
     file = source.opened()
     if file is None or not CAN_READ:
         return MEMORY
+    if not file.is_unchanged():
+        raise FormatError("was written to after it was opened: open it again", path=file.path)
     if how == "auto":
         if filesystem_type(file.descriptor) in NETWORK_FILE_SYSTEMS:
             return Held(file, None, NETWORK_THREADS)

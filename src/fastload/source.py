@@ -340,7 +340,7 @@ class Source:
         FormatError
             Another file is at the path now, or it was written to.
         """
-        return None if self._file is None else self._file.opened_still()
+        return None if self._file is None else self._file.opened()
 
     def pages(self) -> Buffer | None:
         """The source as pages of its file, mapped now where it is read; None for memory, and where nothing can be."""
