@@ -167,7 +167,7 @@ def test_an_interrupted_copy_leaves_the_old_file_and_says_how_far_it_came(tmp_pa
     assert sorted(found.name for found in tmp_path.iterdir()) == ["m.safetensors", "out.safetensors"]
 
 
-@pytest.mark.parametrize("io", ["mmap", "read"])
+@pytest.mark.parametrize("io", ["auto", "mmap", "read"])
 def test_a_source_that_was_cut_is_an_error_that_names_it(tmp_path, io):
     path = tmp_path / "m.safetensors"
     fastload.save(ARRAYS, path)
